@@ -1,0 +1,1 @@
+"""The PyTorch backend: any device, memory linear in the input, no compiler needed."""

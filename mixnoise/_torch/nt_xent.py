@@ -1,0 +1,256 @@
+"""NT-Xent over M = 2N rows in PyTorch, tile by tile: the M x M matrix is never stored.
+
+With unit rows z_i, temperature t, positive p(i) = i +- N and s_ij = z_i . z_j / t:
+
+    n_i    = sum of exp(s_ik) over k != i, p(i)
+    loss_i = log(n_i + exp(s_ip)) - s_ip = softplus(log n_i - s_ip)
+
+The positive stays out of the sum, which keeps small losses exact. s is symmetric, so each tile of
+the upper triangle serves its rows and its columns: M^2 D FLOP forward, 3 M^2 D backward.
+With g_i = dL/dloss_i and l_i = n_i + exp(s_ip):
+
+    dL/dz_i = (1/t) [ sum over k != i, p(i) of exp(s_ik) (g_i/l_i + g_k/l_k) z_k
+                      - (g_i n_i/l_i + g_p n_p/l_p) z_p ]
+    dL/dt   = -(1/2t) sum_i z_i . dL/dz_i
+
+Everything of length M or M x D that is not inside a matrix product (norms, positives, logarithms)
+is computed in float64, where it costs next to nothing. Logarithms are to base 2: exp2 is cheaper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_LOG2_E = math.log2(math.e)
+# 512 x 512 in float32 is 1 MiB: large enough for the matrix product, small enough for the caches.
+_TILE = 512
+_ROWS_PER_BLOCK = 2048
+# Exponentials kept from the forward for the backward, in elements. It holds all of them up to
+# M = 2,400 or so, where it saves a quarter of the time, and is a constant beyond.
+_KEPT_EXPONENTIALS = 3 * 2**20
+# |s| <= 1/t, so from here on exp(s), its sums and their reciprocals are all normal numbers and no
+# maximum has to be subtracted (Milakov and Gimelshein, arXiv 1805.02867, is the other form).
+_SMALLEST_PLAIN_TEMPERATURE = {torch.float32: 0.0229, torch.float64: 0.003}
+# Below any s; finite, so that two of them can be subtracted.
+_NO_MAXIMUM = -1e30
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Loss and tiles: float32 for half types, else the input's own."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def stats_dtype(device: torch.device) -> torch.dtype:
+    """Vectors of length M: float64 where the device has it (MPS has not)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _is_running(dtype: torch.dtype, temperature: Tensor | None, fixed_temperature: float) -> bool:
+    """Whether the row maximum has to be subtracted."""
+    return temperature is not None or fixed_temperature < _SMALLEST_PLAIN_TEMPERATURE[dtype]
+
+
+def kept_elements(
+    dtype: torch.dtype, n: int, temperature: Tensor | None, fixed_temperature: float, keep: bool
+) -> int:
+    """How many exponentials the forward keeps for the backward; dtype is the compute dtype."""
+    if not keep or _is_running(dtype, temperature, fixed_temperature):
+        return 0
+    return min(_KEPT_EXPONENTIALS, n * (2 * n + _TILE))
+
+
+def _row_blocks(n: int) -> Iterator[slice]:
+    for start in range(0, n, _ROWS_PER_BLOCK):
+        yield slice(start, min(start + _ROWS_PER_BLOCK, n))
+
+
+def _tiles(n: int) -> Iterator[tuple[slice, slice, bool]]:
+    """Upper triangle as (rows, columns, whether the tile's diagonal is to be left out).
+
+    Both views are cut alike, so the positives, too, lie on diagonals of tiles.
+    """
+    half = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
+    blocks = half + [slice(b.start + n, b.stop + n) for b in half]
+    for i, rows in enumerate(blocks):
+        for j in range(i, len(blocks)):
+            yield rows, blocks[j], j in (i, i + len(half))
+
+
+def _similarity(z_scaled: Tensor, z: Tensor, rows: slice, columns: slice, buffer: Tensor) -> Tensor:
+    """The tile s[rows, columns] * log2(e), in the buffer's memory."""
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    tile = buffer[: shape[0] * shape[1]].view(shape)
+    return torch.mm(z_scaled[rows], z[columns].T, out=tile)
+
+
+def normalize(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows ``(2N, D)`` in the compute dtype and their former norms ``(2N,)``.
+
+    Scaled by the largest magnitude first, so that 1e20 and 1e-25 are ordinary rows. A row whose
+    norm is below the smallest normal number of its dtype becomes zero; NaN and inf become NaN.
+    """
+    n, d = z1.shape
+    wide = stats_dtype(z1.device)
+    z = z1.new_empty(2 * n, d, dtype=compute_dtype(z1.dtype))
+    norm = z1.new_empty(2 * n, dtype=wide)
+    for source, offset in ((z1, 0), (z2, n)):
+        for rows in _row_blocks(n):
+            target = slice(rows.start + offset, rows.stop + offset)
+            x = source[rows].to(wide)
+            scale = x.abs().amax(1)
+            scaled = x / scale[:, None]
+            scaled_norm = torch.linalg.vector_norm(scaled, dim=1)
+            zero = scale * scaled_norm < torch.finfo(z1.dtype).tiny
+            zero |= scale == 0
+            z[target] = (scaled / scaled_norm[:, None]).masked_fill_(zero[:, None], 0)
+            norm[target] = (scale * scaled_norm).masked_fill_(zero, math.inf)
+    return z, norm
+
+
+def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> Tensor:
+    """log2 n_i; fills ``kept`` with the exponentials of the first tiles."""
+    total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
+    buffer = z.new_empty(_TILE * _TILE)
+    used = 0
+    for rows, columns, leave_out_diagonal in _tiles(n):
+        size = (rows.stop - rows.start) * (columns.stop - columns.start)
+        fits = used + size <= kept.numel()
+        e = _similarity(z_scaled, z, rows, columns, kept[used:] if fits else buffer).exp2_()
+        used += size if fits else 0
+        if leave_out_diagonal:
+            e.diagonal().zero_()
+        total[rows] += e.sum(1)
+        if columns != rows:
+            total[columns] += e.sum(0)
+    return total.log2_()
+
+
+def _log2_negatives_running(z: Tensor, z_scaled: Tensor, n: int) -> Tensor:
+    """log2 n_i with a running maximum, for temperatures too small (or unknown) to do without."""
+    total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
+    maximum = z.new_full((2 * n,), _NO_MAXIMUM)
+    buffer = z.new_empty(_TILE * _TILE)
+
+    def add(block: slice, s: Tensor) -> None:
+        former = maximum[block]
+        latest = torch.maximum(former, s.amax(1))
+        total[block] *= torch.exp2(former - latest)
+        total[block] += torch.exp2(s - latest[:, None]).sum(1)
+        maximum[block] = latest
+
+    for rows, columns, leave_out_diagonal in _tiles(n):
+        s = _similarity(z_scaled, z, rows, columns, buffer)
+        if leave_out_diagonal:
+            s.diagonal().fill_(-math.inf)
+        add(rows, s)
+        if columns != rows:
+            add(columns, s.T)
+    return total.log2_() + maximum
+
+
+def forward(
+    z1: Tensor, z2: Tensor, temperature: Tensor | None, fixed_temperature: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss per row ``(2N,)``, and what the backward needs.
+
+    The temperature is the tensor, which is never read on the host, or else the number.
+    Returns loss, z ``(2N, D)``, stats ``(3, 2N)`` (norm, log2 l, n/l), and exponentials, if they
+    are to be kept.
+    """
+    n = z1.shape[0]
+    z, norm = normalize(z1, z2)
+    wide = norm.dtype
+    t: Tensor | float = fixed_temperature
+    if temperature is not None:
+        t = temperature.to(wide)
+        t = t.masked_fill(~(t > 0), math.nan)
+    kept = z.new_empty(kept_elements(z.dtype, n, temperature, fixed_temperature, keep))
+    z_scaled = z * (_LOG2_E / t)
+    log2_n = (
+        _log2_negatives_running(z, z_scaled, n)
+        if _is_running(z.dtype, temperature, fixed_temperature)
+        else _log2_negatives_plain(z, z_scaled, n, kept)
+    )
+    positive = log2_n.new_empty(n)
+    for rows in _row_blocks(n):
+        positive[rows] = (z[:n][rows].to(wide) * z[n:][rows].to(wide)).sum(1)
+    positive = (positive * (_LOG2_E / t)).repeat(2)
+    x = (log2_n - positive) / _LOG2_E
+    loss = torch.logaddexp(x, torch.zeros_like(x))
+    stats = torch.stack((norm, torch.logaddexp2(log2_n, positive), x.sigmoid()))
+    return loss.to(z.dtype), z, stats, kept
+
+
+def _backward_negatives(
+    z: Tensor, z_scaled: Tensor, g: Tensor, log2_l: Tensor, kept: Tensor, running: bool
+) -> Tensor:
+    """sum over k of exp(s_ik) (g_i/l_i + g_k/l_k) z_k, ``(2N, D)``."""
+    n = z.shape[0] // 2
+    dz = torch.zeros_like(z)
+    buffer, weights = z.new_empty(2, _TILE * _TILE)
+    # e_ik/l_i <= 1 in the running form; in the plain one e and u = g/l stay normal numbers.
+    u = g.to(z.dtype) if running else (g * torch.exp2(-log2_l)).to(z.dtype)
+    log2_l = log2_l.to(z.dtype)
+    used = 0
+    for rows, columns, leave_out_diagonal in _tiles(n):
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        size = shape[0] * shape[1]
+        w = weights[:size].view(shape)
+        if running:
+            s = _similarity(z_scaled, z, rows, columns, buffer)
+            torch.sub(s, log2_l[rows, None], out=w).exp2_().mul_(u[rows, None])
+            w.addcmul_(s.sub_(log2_l[columns]).exp2_(), u[columns])
+        else:
+            torch.add(u[rows, None], u[columns], out=w)
+            if used + size <= kept.numel():
+                w *= kept[used : used + size].view(shape)
+                used += size
+            else:
+                w *= _similarity(z_scaled, z, rows, columns, buffer).exp2_()
+        if leave_out_diagonal:
+            w.diagonal().zero_()
+        dz[rows].addmm_(w, z[columns])
+        if columns != rows:
+            dz[columns].addmm_(w.T, z[rows])
+    return dz
+
+
+def backward(
+    grad: Tensor,
+    z: Tensor,
+    stats: Tensor,
+    kept: Tensor,
+    temperature: Tensor | None,
+    fixed_temperature: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of z1, z2 ``(N, D)`` in ``dtype``, and of the temperature (0-d, float64)."""
+    norm, log2_l, negative_share = stats
+    wide = stats.dtype
+    n = z.shape[0] // 2
+    t = fixed_temperature if temperature is None else temperature.to(wide)
+    running = _is_running(z.dtype, temperature, fixed_temperature)
+    # A mean over many rows makes g small; scaled to 1 it cannot push u below the normal numbers.
+    g = grad.to(wide)
+    g_max = g.abs().amax()
+    g_max = g_max.masked_fill(g_max == 0, 1.0)
+    g = g / g_max
+    dz = _backward_negatives(z, z * (_LOG2_E / t), g, log2_l, kept, running)
+    pull = g * negative_share
+    pull = (pull[:n] + pull[n:]).repeat(2)
+    dz1, dz2 = (z.new_empty(n, z.shape[1], dtype=dtype) for _ in range(2))
+    z_dot_dz = stats.new_zeros(())
+    for target, own, positive, offset in ((dz1, z[:n], z[n:], 0), (dz2, z[n:], z[:n], n)):
+        for rows in _row_blocks(n):
+            full = slice(rows.start + offset, rows.stop + offset)
+            unit = own[rows].to(wide)
+            d = dz[full].to(wide) - pull[full, None] * positive[rows]
+            d *= g_max / t
+            along = (unit * d).sum(1, keepdim=True)
+            z_dot_dz += along.sum()
+            target[rows] = (d - unit * along) / norm[full, None]
+    return dz1, dz2, -z_dot_dz / (2 * t)

@@ -1,0 +1,149 @@
+"""The PyTorch backend as operators of ``torch.library``: fake tensors and autograd.
+
+So compiling a model neither unrolls the tiles nor meets the choices that depend on the data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixnoise._torch import mix as _mix
+from mixnoise._torch import nt_xent as _nt_xent
+
+
+@torch.library.custom_op("mixnoise::nt_xent", mutates_args=())
+def nt_xent_rows(
+    z1: Tensor, z2: Tensor, temperature: Tensor | None, fixed_temperature: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with torch.autocast(z1.device.type, enabled=False):
+        return _nt_xent.forward(z1, z2, temperature, fixed_temperature, keep)
+
+
+@nt_xent_rows.register_fake
+def _(
+    z1: Tensor, z2: Tensor, temperature: Tensor | None, fixed_temperature: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, d = z1.shape
+    loss = z1.new_empty(2 * n, dtype=_nt_xent.compute_dtype(z1.dtype))
+    stats = z1.new_empty(3, 2 * n, dtype=_nt_xent.stats_dtype(z1.device))
+    kept = _nt_xent.kept_elements(loss.dtype, n, temperature, fixed_temperature, keep)
+    return loss, loss.new_empty(2 * n, d), stats, loss.new_empty(kept)
+
+
+@torch.library.custom_op("mixnoise::nt_xent_backward", mutates_args=())
+def nt_xent_backward(
+    grad: Tensor,
+    z: Tensor,
+    stats: Tensor,
+    kept: Tensor,
+    temperature: Tensor | None,
+    fixed_temperature: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(z.device.type, enabled=False):
+        return _nt_xent.backward(grad, z, stats, kept, temperature, fixed_temperature, dtype)
+
+
+@nt_xent_backward.register_fake
+def _(
+    grad: Tensor,
+    z: Tensor,
+    stats: Tensor,
+    kept: Tensor,
+    temperature: Tensor | None,
+    fixed_temperature: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, d = z.shape[0] // 2, z.shape[1]
+    return z.new_empty(n, d, dtype=dtype), z.new_empty(n, d, dtype=dtype), stats.new_empty(())
+
+
+def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    z1, _, temperature, fixed_temperature, _ = inputs
+    _, z, stats, kept = output
+    ctx.mark_non_differentiable(z, stats, kept)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z, stats, kept, temperature)
+    ctx.fixed_temperature, ctx.dtype = fixed_temperature, z1.dtype
+
+
+def _nt_xent_grad(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    if grad is None:
+        return None, None, None, None, None
+    z, stats, kept, temperature = ctx.saved_tensors
+    dz1, dz2, dt = nt_xent_backward(
+        grad, z, stats, kept, temperature, ctx.fixed_temperature, ctx.dtype
+    )
+    dt = dt.to(temperature.dtype) if ctx.needs_input_grad[2] else None
+    return dz1, dz2, dt, None, None
+
+
+nt_xent_rows.register_autograd(_nt_xent_grad, setup_context=_nt_xent_setup)
+
+
+@torch.library.custom_op("mixnoise::mix", mutates_args=())
+def mix_views(
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    return _mix.mix(x, seed, partner, coef, kind, low, function)
+
+
+@mix_views.register_fake
+def _(
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    return x.new_empty(partner.shape[0], *x.shape)
+
+
+@torch.library.custom_op("mixnoise::mix_backward", mutates_args=())
+def mix_backward(
+    grad: Tensor,
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    return _mix.mix_backward(grad, x, seed, partner, coef, kind, low, function)
+
+
+@mix_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _mix_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.function = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _mix_grad(ctx, grad):  # type: ignore[no-untyped-def]
+    dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
+    return dx, None, None, None, None, None, None
+
+
+mix_views.register_autograd(_mix_grad, setup_context=_mix_setup)

@@ -1,0 +1,46 @@
+"""The loss as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mixnoise.ops import nt_xent
+
+
+class NTXentLoss(nn.Module):
+    """:func:`mixnoise.nt_xent` with its settings, as a module.
+
+    Args:
+        temperature, reduction, precision, group, backend: as for :func:`mixnoise.nt_xent`. A
+            ``nn.Parameter`` as temperature becomes a parameter of this module.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import NTXentLoss
+        >>> z1, z2 = torch.randn(2, 256, 128)
+        >>> loss = NTXentLoss(temperature=0.5)(z1, z2)
+    """
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.5,
+        reduction: str = "mean",
+        precision: str = "auto",
+        group: object = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.reduction = reduction
+        self.precision = precision
+        self.group = group
+        self.backend = backend
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Loss of two views ``(N, D)``, not yet normalised."""
+        return nt_xent(
+            z1, z2, self.temperature, self.reduction, self.precision, self.group, self.backend
+        )
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, reduction={self.reduction!r}"

@@ -1,0 +1,200 @@
+"""What a noise is, and what the four mixing noises share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mixnoise._torch import random
+from mixnoise.draw import Draw
+from mixnoise.ops import check_batch, check_choice, check_float, check_float_tensor, mix
+
+GRANULARITIES = ("sample", "batch")
+
+
+class Noise(nn.Module):
+    """Makes positives out of a batch: ``sample`` decides, ``apply`` carries out.
+
+    A subclass writes those two and nothing more. ``sample(x, *, views, generator, seed)`` holds
+    all randomness and may return anything; ``apply(x, draw)`` is a pure function of its arguments
+    that returns ``(views, N, *features)``. Constructor arguments are kept in attributes of the
+    same names, as in scikit-learn, so that ``config`` works.
+
+    Noises do not look at train or eval mode, nor at the rank: two processes with the same seed
+    make the same views.
+    """
+
+    #: Version of this interface that the noise was written for.
+    api_version: ClassVar[int] = 1
+    #: The name the noise is registered under.
+    name: str = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # nn.Module.apply(fn) walks all submodules to initialise weights. Our apply(x, draw) hides
+        # it, so a call with a function alone still has to go there, or model.apply(fn) breaks on
+        # every model that contains a noise.
+        own = cls.__dict__.get("apply")
+        if own is not None:
+
+            @functools.wraps(own)
+            def apply(self: Noise, *args: Any, **kwargs: Any) -> Any:
+                if len(args) == 1 and not kwargs and callable(args[0]):
+                    return nn.Module.apply(self, args[0])
+                return own(self, *args, **kwargs)
+
+            cls.apply = apply  # type: ignore[method-assign]
+
+    def sample(
+        self,
+        x: Tensor,
+        *,
+        views: int = 1,
+        generator: torch.Generator | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Any:
+        """Every random decision for ``views`` views of x ``(N, *features)``, nothing applied."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample")
+
+    def apply(self, x: Tensor, draw: Any) -> Tensor:  # type: ignore[override]
+        """Views ``(views, N, *features)`` of x: a pure function of x and draw."""
+        raise NotImplementedError(f"{type(self).__name__} must define apply")
+
+    def views(
+        self,
+        x: Tensor,
+        views: int = 2,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Tensor:
+        """Independent positives of the same batch, ``(views, N, *features)``, made together."""
+        return self.apply(x, self.sample(x, views=views, generator=generator, seed=seed))
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Tensor:
+        """One positive per row, in x's shape; x is never changed."""
+        return self.views(x, 1, generator=generator, seed=seed)[0]
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this noise: ``get_noise(**noise.config())``."""
+        parameters = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {"name": self.name, **{p: getattr(self, p) for p in parameters}}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.config().items())
+
+
+def check_sample_arguments(name: str, x: object, views: object, min_rows: int) -> None:
+    """What every built-in noise asks of ``sample(x, views=...)``."""
+    check_batch("x", x)
+    assert isinstance(x, Tensor)
+    if isinstance(views, bool) or not isinstance(views, int):
+        raise TypeError(f"views must be an integer >= 1, got {views!r}")
+    if views < 1:
+        raise ValueError(f"views must be an integer >= 1, got {views}")
+    if x.shape[0] < min_rows:
+        raise ValueError(
+            f"{name} noise mixes each row with another one, so x must have at least {min_rows} "
+            f"rows, got {x.shape[0]}; use a larger batch, drop the last one, or use 'gaussian'"
+        )
+
+
+def seed_tensor(
+    device: torch.device, generator: torch.Generator | None, seed: int | Tensor | None
+) -> Tensor:
+    """The 0-d int64 seed of a draw, on ``device``.
+
+    Taken from ``generator`` (which may be on the CPU or on the device), else from the device's
+    default generator, without waiting for the device.
+    """
+    if seed is None:
+        source = device if generator is None else generator.device
+        fresh = torch.empty((), dtype=torch.int64, device=source).random_(generator=generator)
+        return fresh.to(device)
+    if generator is not None:
+        raise ValueError("generator and seed exclude each other, got both")
+    if isinstance(seed, Tensor):
+        if seed.ndim or seed.dtype != torch.int64:
+            raise ValueError(
+                f"seed must be an integer or a 0-d int64 tensor, got {seed.dtype} of shape "
+                f"{tuple(seed.shape)}"
+            )
+        return seed.to(device)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be an integer or a 0-d int64 tensor, got {seed!r}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be in [-2^63, 2^63), got {seed}")
+    return torch.tensor(int(seed), dtype=torch.int64, device=device)
+
+
+def mix_with(function: str, x: Tensor, draw: Draw) -> Tensor:
+    """The views of a draw by one function, whatever function or kinds the draw names."""
+    if not isinstance(draw, Draw):
+        raise TypeError(f"draw must be a mixnoise.Draw, got {type(draw).__name__}")
+    if draw.kind is not None or draw.function != function:
+        draw = replace(draw, function=function, kind=None)
+    return mix(x, draw)
+
+
+class Mixup(Noise):
+    """Base of the noises that mix each row with another row of the batch.
+
+    Partners are uniform over the other rows, anew for each row and view. The coefficient
+    c ~ U(alpha, 1) is in (alpha, 1].
+    """
+
+    function: ClassVar[str] = "linear"
+
+    def __init__(self, alpha: float = 0.7, granularity: str = "sample") -> None:
+        super().__init__()
+        value = check_float("alpha", alpha, "a number in [0, 1]")
+        if not 0 <= value <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        check_choice("granularity", granularity, GRANULARITIES)
+        self.alpha = alpha
+        self.granularity = granularity
+
+    def sample(
+        self,
+        x: Tensor,
+        *,
+        views: int = 1,
+        generator: torch.Generator | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Draw:
+        check_sample_arguments(self.name, x, views, min_rows=2)
+        self.check_data(x)
+        root = seed_tensor(x.device, generator, seed)
+        w0, w1, w2, _ = random.row_words(root, random.STREAM_ROW, views, x.shape[0])
+        if self.granularity == "batch":
+            w2 = w2[:, :1].expand_as(w2)
+        return Draw(
+            seed=root,
+            partner=random.partners(w0, w1),
+            coef=self._coefficient(random.uniform(w2)),
+            function=self.function,
+        )
+
+    def _coefficient(self, u: Tensor) -> Tensor:
+        alpha = float(self.alpha)
+        # One float32 above alpha: rounding must not reach alpha itself.
+        return (1 - u * (1 - alpha)).clamp_(min=min(1.0, alpha * (1 + 2**-23)))
+
+    def check_data(self, x: Tensor) -> None:
+        """Raise where x is outside the noise's domain."""
+        check_float_tensor("x", x)
+
+    def apply(self, x: Tensor, draw: Draw) -> Tensor:  # type: ignore[override]
+        """Views ``(views, N, *features)`` of x: a pure function of x and draw."""
+        return mix_with(self.function, x, draw)

@@ -1,0 +1,107 @@
+"""Geometric mixing: a weighted geometric mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mixnoise.draw import Draw
+from mixnoise.noises.base import Mixup
+from mixnoise.ops import check_float
+
+
+class GeometricLow(Mixup):
+    """Base of the noises that mix geometrically, above a lower end ``low`` of the data."""
+
+    def __init__(
+        self,
+        alpha: float = 0.7,
+        low: str | float | Tensor = "auto",
+        granularity: str = "sample",
+    ) -> None:
+        super().__init__(alpha, granularity)
+        if isinstance(low, str):
+            if low != "auto":
+                raise ValueError(f"low must be 'auto', a number or a tensor, got {low!r}")
+        elif isinstance(low, Tensor):
+            if not low.isfinite().all():
+                raise ValueError("low must be finite, got a tensor with NaN or inf")
+        elif not math.isfinite(check_float("low", low, "'auto', a finite number or a tensor")):
+            raise ValueError(f"low must be 'auto', a finite number or a tensor, got {low}")
+        if isinstance(low, Tensor):
+            self.register_buffer("low", low.detach(), persistent=False)
+        else:
+            self.low = low
+
+    def sample(
+        self,
+        x: Tensor,
+        *,
+        views: int = 1,
+        generator: torch.Generator | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Draw:
+        draw = super().sample(x, views=views, generator=generator, seed=seed)
+        return replace(draw, low=self._low(x.detach()))
+
+    def _low(self, x: Tensor) -> Tensor | None:
+        if isinstance(self.low, str):
+            # Values that are not finite must not spread to the rows they are no part of.
+            finite = x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            return finite.amin(0).clamp_(max=0)
+        if isinstance(self.low, Tensor):
+            low = self.low.to(x.device)
+            try:
+                low.expand(x.shape[1:])
+            except RuntimeError:
+                raise ValueError(
+                    f"low must broadcast to one row {tuple(x.shape[1:])}, got {tuple(low.shape)}"
+                ) from None
+        else:
+            low = torch.tensor(float(self.low), device=x.device)
+        if x.is_cpu and not (x.amin(0) >= low).all():  # NaN also gets here, and is let through
+            below = x[x < low]
+            if below.numel():
+                raise ValueError(
+                    f"x must be at least low everywhere, got {below.amin().item():.9g} where low "
+                    f"is {_short(self.low)}; low='auto' takes any data"
+                )
+        return None if not isinstance(self.low, Tensor) and self.low == 0 else low
+
+
+def _short(low: object) -> str:
+    return f"a tensor of shape {tuple(low.shape)}" if isinstance(low, Tensor) else f"{low}"
+
+
+class Geometric(GeometricLow):
+    """x+ = (x - low)^c (x_j - low)^(1-c) + low, with one coefficient per row and view.
+
+    With low = 0 and non-negative data this is the paper's formula. 0^c y^(1-c) is 0, and the
+    gradient at x = low is defined as 0. Computed as a power of two of mixed logarithms: the
+    relative error is up to about 11 ulp and grows with the logarithm's magnitude.
+
+    Args:
+        alpha: lower end of c ~ U(alpha, 1), in [0, 1]; 1 changes nothing.
+        low: lower end of the data. "auto" takes min(0, smallest finite value of the batch) for
+            every feature, so standardised columns just work; a number or a tensor that broadcasts
+            to one row fixes it and saves a pass over x.
+        granularity: "sample" draws c per row, "batch" once a view.
+
+    Raises:
+        ValueError: from ``sample``, if a value of a CPU tensor is below a fixed low. On CUDA such
+            values give NaN instead, since checking would wait for the device.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import get_noise
+        >>> get_noise("geometric", low=0.0)(torch.rand(256, 28, 28)).shape
+        torch.Size([256, 28, 28])
+
+    Source: Verma et al., DACL, arXiv 2011.04419.
+    """
+
+    name = "geometric"
+    function = "geometric"

@@ -1,0 +1,73 @@
+"""Mixing of a hidden representation instead of the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixnoise.noises.base import Noise
+from mixnoise.registry import get_noise
+
+
+class Hidden(Noise):
+    """Any noise, applied to a fixed-length hidden representation: v+ = mix(v, v_j).
+
+    On a tensor of representations it acts like the inner noise. :class:`mixnoise.DACL` owns the
+    split of the encoder: the part before ``at`` runs once a sample, all views are mixed from the
+    same v, and the rest runs on all of them. That is how data mix that cannot be added, such as
+    graphs or token ids.
+
+    Args:
+        noise: the inner noise, by name or as an object.
+        at: None mixes the encoder's output (as the paper does for graphs); the name of a submodule
+            of the encoder mixes that submodule's output.
+        **kwargs: passed to the inner noise if it is given by name.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import get_noise
+        >>> noise = get_noise("hidden", noise="linear", alpha=0.9)
+        >>> noise(torch.randn(64, 512)).shape
+        torch.Size([64, 512])
+
+    Source: Verma et al., DACL, arXiv 2011.04419, section on hidden-state mixup.
+    """
+
+    name = "hidden"
+
+    def __init__(self, noise: str | Noise = "linear", at: str | None = None, **kwargs: Any) -> None:
+        super().__init__()
+        if at is not None and not isinstance(at, str):
+            raise TypeError(f"at must be None or the name of a submodule, got {at!r}")
+        if isinstance(noise, Noise) and kwargs:
+            raise TypeError(
+                f"noise is an object, so it takes no further arguments, got {sorted(kwargs)}"
+            )
+        if not isinstance(noise, (str, Noise)):
+            raise TypeError(f"noise must be a name or a Noise, got {type(noise).__name__}")
+        inner = noise if isinstance(noise, Noise) else get_noise(noise, **kwargs)
+        if isinstance(inner, Hidden):
+            raise ValueError("noise must not be another hidden noise")
+        self.noise = inner
+        self.at = at
+
+    def sample(
+        self,
+        x: Tensor,
+        *,
+        views: int = 1,
+        generator: torch.Generator | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Any:
+        return self.noise.sample(x, views=views, generator=generator, seed=seed)
+
+    def apply(self, x: Tensor, draw: Any) -> Tensor:  # type: ignore[override]
+        """Views ``(views, N, *features)`` of x: a pure function of x and draw."""
+        return self.noise.apply(x, draw)
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this noise; the inner noise's arguments stand beside ``noise``."""
+        inner = self.noise.config()
+        return {"name": self.name, "noise": inner.pop("name"), "at": self.at, **inner}

@@ -1,0 +1,237 @@
+"""The operations that have backends: argument checks and the choice, nothing else."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from mixnoise._torch.mix import arithmetic_dtype
+from mixnoise._torch.operators import mix_views, nt_xent_rows
+from mixnoise.draw import FUNCTIONS, Draw
+
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BACKENDS = ("auto", "torch", "triton")
+REDUCTIONS = ("mean", "sum", "none")
+PRECISIONS = ("auto", "ieee", "tf32x3", "tf32")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_float(name: str, value: object, rule: str) -> float:
+    """A real number as a float; NaN is left to the caller's rule."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {rule}, got {type(value).__name__} {value!r}")
+    return float(value)
+
+
+def check_float_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in FLOAT_DTYPES:
+        allowed = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
+        raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")
+
+
+def _refuse_triton(backend: str, operation: str) -> None:
+    check_choice("backend", backend, BACKENDS)
+    if backend == "triton":
+        raise RuntimeError(
+            f"backend='triton' cannot run {operation}: this version of mixnoise_kernels has no "
+            "kernel for it; use backend='auto' or 'torch'"
+        )
+
+
+def nt_xent(
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float | Tensor = 0.5,
+    reduction: str = "mean",
+    precision: str = "auto",
+    group: object = None,
+    backend: str = "auto",
+) -> Tensor:
+    r"""NT-Xent (normalised temperature-scaled cross entropy) between two views of a batch.
+
+    With M = 2N rows, s_ij the cosine similarity over the temperature and p(i) row i's positive:
+
+    .. math:: \ell_i = -\log \frac{\exp(s_{i p(i)})}{\sum_{k \ne i} \exp(s_{ik})}
+
+    Memory is linear in N; forward and backward are deterministic. A row of zeros (norm below the
+    smallest normal number of its dtype) has similarity 0 to everything and gradient 0. NaN or inf
+    in the input gives NaN. Second derivatives are not defined and raise.
+
+    Args:
+        z1: projections of the first view, ``(N, D)``, float16, bfloat16, float32 or float64, not
+            yet normalised. N = 1 gives 0.
+        z2: projections of the second view, same shape, dtype and device.
+        temperature: a number > 0, or a 0-d tensor on the same device, which may need a gradient.
+            A tensor is never read on the host: if it is not > 0 the loss is NaN.
+        reduction: "mean" over the 2N rows, "sum", or "none".
+        precision: of the products of float32 rows. "auto" follows
+            ``torch.get_float32_matmul_precision()``; "ieee" demands float32 products, "tf32x3" and
+            "tf32" need tensor cores. Half types are computed in float32 by the PyTorch backend.
+        group: a process group to take negatives from; only None is supported yet.
+        backend: "auto", "torch" or "triton".
+
+    Returns:
+        Loss in float32 (float64 for float64 input): 0-d, or ``(2N,)`` for "none", the rows of z1
+        first.
+
+    Raises:
+        ValueError, TypeError: an argument breaks its rule.
+        RuntimeError: the backend asked for cannot run here.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import nt_xent
+        >>> z = torch.eye(4)
+        >>> nt_xent(z, z, temperature=0.5)  # log(1 + 6 exp(-2))
+        tensor(0.5946)
+
+    Source: Chen et al., SimCLR, arXiv 2002.05709; lines 16 to 21 of Algorithm 1 in
+    arXiv 2011.04419.
+    """
+    check_float_tensor("z1", z1)
+    check_float_tensor("z2", z2)
+    if z1.ndim != 2:
+        raise ValueError(f"z1 must have shape (N, D), got {tuple(z1.shape)}")
+    for attribute in ("shape", "dtype", "device"):
+        first, second = getattr(z1, attribute), getattr(z2, attribute)
+        if first != second:
+            if attribute == "shape":
+                first, second = tuple(first), tuple(second)
+            raise ValueError(f"z1 and z2 must have the same {attribute}, got {first} and {second}")
+    if z1.shape[0] == 0 or z1.shape[1] == 0:
+        raise ValueError(
+            f"z1 must have at least one row and one column, got an empty batch {tuple(z1.shape)}"
+        )
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("precision", precision, PRECISIONS)
+    _refuse_triton(backend, "nt_xent")
+    if group is not None:
+        # Negatives over ranks need their own backward; silently taking local ones would be wrong.
+        raise NotImplementedError(
+            "group must be None: negatives over several ranks do not exist yet"
+        )
+    _check_torch_precision(precision, z1.device)
+
+    if isinstance(temperature, Tensor):
+        check_float_tensor("temperature", temperature)
+        if temperature.ndim != 0 or temperature.device != z1.device:
+            raise ValueError(
+                f"temperature must be a 0-d tensor on {z1.device}, got shape "
+                f"{tuple(temperature.shape)} on {temperature.device}"
+            )
+        temperature_tensor, temperature_number = temperature, math.nan
+    else:
+        number = check_float("temperature", temperature, "a number > 0 or a 0-d tensor")
+        if not 0 < number < math.inf:
+            raise ValueError(f"temperature must be finite and > 0, got {number}")
+        temperature_tensor, temperature_number = None, number
+
+    needs_grad = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
+    rows: Tensor
+    rows, *_ = nt_xent_rows(z1, z2, temperature_tensor, temperature_number, needs_grad)
+    return rows.mean() if reduction == "mean" else rows.sum() if reduction == "sum" else rows
+
+
+def _check_torch_precision(precision: str, device: torch.device) -> None:
+    ieee = device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
+    if precision == "auto" or (precision == "ieee" and ieee):
+        return
+    raise ValueError(
+        f"precision={precision!r} cannot be had from the PyTorch backend on {device} with "
+        f"torch.get_float32_matmul_precision() == {torch.get_float32_matmul_precision()!r}; "
+        "use 'auto'"
+    )
+
+
+def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
+    """The views that a draw makes of a batch: a pure function of both.
+
+    Gradients reach x from each row itself and from every row that drew it as its partner.
+
+    Args:
+        x: ``(N, *features)``. Floating point, or any dtype where all rows are mixed by "binary".
+            Never changed.
+        draw: as a noise's ``sample`` makes it, see :class:`mixnoise.Draw`.
+        backend: "auto", "torch" or "triton".
+
+    Returns:
+        ``(views, N, *features)`` in x's dtype; half types are computed in float32.
+
+    Raises:
+        ValueError, TypeError: x or a field of the draw breaks its rule.
+        RuntimeError: the backend asked for cannot run here.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import Draw
+        >>> from mixnoise.ops import mix
+        >>> draw = Draw(torch.tensor(0), torch.tensor([[1, 0]]), torch.tensor([[0.75, 1.0]]))
+        >>> mix(torch.tensor([[0.0], [4.0]]), draw).squeeze()
+        tensor([1., 4.])
+    """
+    _refuse_triton(backend, "mix")
+    check_batch("x", x)
+    if not isinstance(draw, Draw):
+        raise TypeError(f"draw must be a mixnoise.Draw, got {type(draw).__name__}")
+    check_choice("draw.function", draw.function, FUNCTIONS)
+    if draw.kind is not None or draw.function != "binary":
+        check_float_tensor("x", x)
+    n_rows, features = x.shape[0], x.shape[1:]
+    _check_field("seed", draw.seed, torch.int64, (), x.device)
+    if draw.partner.ndim != 2:
+        raise ValueError(
+            f"draw.partner must have shape (views, N), got {tuple(draw.partner.shape)}"
+        )
+    shape = (draw.partner.shape[0], n_rows)
+    _check_field("partner", draw.partner, torch.int64, shape, x.device)
+    _check_field("coef", draw.coef, torch.float32, shape, x.device)
+    if draw.kind is not None:
+        _check_field("kind", draw.kind, torch.uint8, (n_rows,), x.device)
+    low = draw.low
+    if low is not None:
+        if low.ndim:
+            try:
+                low = low.expand(features).reshape(-1)
+            except RuntimeError:
+                raise ValueError(
+                    f"draw.low must broadcast to one row {tuple(features)}, got {tuple(low.shape)}"
+                ) from None
+        low = low.detach().to(x.device, arithmetic_dtype(x.dtype))
+    views: Tensor = mix_views(
+        x.reshape(n_rows, features.numel()),
+        draw.seed,
+        draw.partner,
+        draw.coef,
+        draw.kind,
+        low,
+        draw.function,
+    )
+    return views.reshape(*shape, *features)
+
+
+def check_batch(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have shape (N, *features), got a 0-d tensor")
+    if x.shape[0] == 0:
+        raise ValueError(f"{name} must have at least one row, got an empty batch {tuple(x.shape)}")
+
+
+def _check_field(
+    name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
+) -> None:
+    if value.dtype != dtype or value.shape != shape or value.device != device:
+        raise ValueError(
+            f"draw.{name} must be {dtype} of shape {tuple(shape)} on {device}, got {value.dtype} "
+            f"of shape {tuple(value.shape)} on {value.device}"
+        )
