@@ -54,6 +54,17 @@ def _row_blocks(
             yield block, block
 
 
+def _take(source: Tensor, block: slice | Tensor) -> Tensor:
+    return source[block] if isinstance(block, slice) else source.index_select(0, block)
+
+
+def _put(target: Tensor, block: slice | Tensor, rows: Tensor) -> None:
+    if isinstance(block, slice):
+        target[block] = rows
+    else:
+        target.index_copy_(0, block, rows.to(target.dtype))
+
+
 def _log2(x: Tensor, low: Tensor | None) -> Tensor:
     wide = x.to(arithmetic_dtype(x.dtype))
     shifted = wide.clone() if low is None else wide - low
@@ -78,16 +89,16 @@ def mix(
         source = _log2(x, low) if name == "geometric" else x
         for v in range(n_views):
             for index, block in _row_blocks(rows, n_rows, n_columns, x.device):
-                own, c = source[block], coef[v, block]
+                own, c = _take(source, block), coef[v, block]
                 key = key_low[v], key_high[v], index
                 if name == "gaussian":
                     deviate = random.normal(*key, n_columns).mul_(c[:, None])
-                    out[v, block] = (own.to(wide) + deviate).to(x.dtype)
+                    _put(out[v], block, own.to(wide) + deviate)
                     continue
                 other = source.index_select(0, partner[v, block])
                 if name == "binary":
                     mask = random.keep_mask(*key, c, n_columns)
-                    out[v, block] = _select(mask, own, other)
+                    _put(out[v], block, _select(mask, own, other))
                     continue
                 c = c.to(wide)[:, None]
                 mixed = other.to(wide).lerp_(own.to(wide), c)
@@ -96,7 +107,7 @@ def mix(
                     if low is not None:
                         mixed += low
                 # lerp computes x - (x - x_j)(1-c), which loses -0.0 and makes inf NaN at c = 1.
-                out[v, block] = mixed.to(x.dtype)
+                _put(out[v], block, mixed)
             if name != "gaussian":
                 _restore_unmixed(out[v], x, coef[v], rows)
     return out

@@ -1,6 +1,7 @@
 """The PyTorch backend as operators of ``torch.library``: fake tensors and autograd.
 
-So compiling a model neither unrolls the tiles nor meets the choices that depend on the data.
+So compiling a model neither unrolls the tiles, nor meets the choices that depend on the data, nor
+changes a bit of the integer arithmetic behind a draw.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mixnoise._torch import mix as _mix
 from mixnoise._torch import nt_xent as _nt_xent
+from mixnoise._torch import random as _random
 
 
 @torch.library.custom_op("mixnoise::nt_xent", mutates_args=())
@@ -147,3 +149,28 @@ def _mix_grad(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 mix_views.register_autograd(_mix_grad, setup_context=_mix_setup)
+
+
+@torch.library.custom_op("mixnoise::draw_rows", mutates_args=())
+def draw_rows(
+    seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
+) -> tuple[Tensor, Tensor]:
+    return _random.draw_rows(seed, views, n_rows, alpha, per_batch)
+
+
+@draw_rows.register_fake
+def _(
+    seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
+) -> tuple[Tensor, Tensor]:
+    partner = seed.new_empty(views, n_rows)
+    return partner, torch.empty_like(partner, dtype=torch.float32)
+
+
+@torch.library.custom_op("mixnoise::draw_kinds", mutates_args=())
+def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
+    return _random.draw_kinds(seed, n_rows, n_kinds, per_batch)
+
+
+@draw_kinds.register_fake
+def _(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
+    return seed.new_empty(n_rows, dtype=torch.uint8)

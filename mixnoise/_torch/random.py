@@ -51,30 +51,39 @@ def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, T
     return x, y, z, w
 
 
-def row_words(seed: Tensor, stream: int, views: int, n_rows: int) -> tuple[Tensor, ...]:
+def _row_words(seed: Tensor, stream: int, views: int, n_rows: int) -> tuple[Tensor, ...]:
     """Four int32 words for each view and row, each ``(views, n_rows)``."""
     low, high = keys(seed, stream, views)
     row = torch.arange(n_rows, dtype=torch.int32, device=seed.device)
     return pcg4d(low[:, None], high[:, None], row, torch.zeros_like(row[:1]))
 
 
-def partners(x: Tensor, y: Tensor) -> Tensor:
-    """Uniform over the other rows, from 62 bits: int64 ``(views, N)`` in [0, N), never the row."""
-    n_rows = x.shape[-1]
-    row = torch.arange(n_rows, device=x.device)
-    bits = ((x & 0x7FFFFFFF).long() << 31) | (y & 0x7FFFFFFF).long()
-    other = bits % (n_rows - 1)
-    return other + (other >= row).long()
+def draw_rows(
+    seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
+) -> tuple[Tensor, Tensor]:
+    """Partners, int64, and coefficients, float32 in (alpha, 1], each ``(views, n_rows)``.
+
+    A partner is uniform over the other rows, from 62 bits; a coefficient has 24 bits. With
+    ``per_batch`` all rows of a view share row 0's coefficient.
+    """
+    w0, w1, w2, _ = _row_words(seed, STREAM_ROW, views, n_rows)
+    bits = ((w0 & 0x7FFFFFFF).long() << 31) | (w1 & 0x7FFFFFFF).long()
+    partner = bits % (n_rows - 1)
+    partner += partner >= torch.arange(n_rows, device=seed.device)
+    if per_batch:
+        w2 = w2[:, :1].repeat(1, n_rows)
+    u = ((w2 >> 8) & 0xFFFFFF).float() * 2.0**-24
+    # One float32 above alpha: rounding must not reach alpha itself.
+    coef = (1 - u * (1 - alpha)).clamp_(min=min(1.0, alpha * (1 + 2**-23)))
+    return partner, coef
 
 
-def uniform(word: Tensor) -> Tensor:
-    """float32 in [0, 1), 24 bits."""
-    return ((word >> 8) & 0xFFFFFF).float() * 2.0**-24
-
-
-def choice(word: Tensor, n: int) -> Tensor:
-    """uint8, uniform over 0..n-1."""
-    return (((word.long() & 0xFFFFFFFF) * n) >> 32).to(torch.uint8)
+def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
+    """uint8 ``(n_rows,)``, uniform over 0..n_kinds-1; one for all rows with ``per_batch``."""
+    word = _row_words(seed, STREAM_KIND, 1, n_rows)[0][0]
+    if per_batch:
+        word = word[:1].repeat(n_rows)
+    return (((word.long() & 0xFFFFFFFF) * n_kinds) >> 32).to(torch.uint8)
 
 
 def _element_words(low: Tensor, high: Tensor, row: Tensor, n_columns: int, lanes: int) -> Tensor:

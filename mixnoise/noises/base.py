@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixnoise._torch import random
+from mixnoise._torch.operators import draw_rows
 from mixnoise.draw import Draw
 from mixnoise.ops import check_batch, check_choice, check_float, check_float_tensor, mix
 
@@ -120,7 +120,7 @@ def seed_tensor(
     """
     if seed is None:
         source = device if generator is None else generator.device
-        fresh = torch.empty((), dtype=torch.int64, device=source).random_(generator=generator)
+        fresh = torch.randint(2**63 - 1, (), device=source, generator=generator)
         return fresh.to(device)
     if generator is not None:
         raise ValueError("generator and seed exclude each other, got both")
@@ -176,20 +176,10 @@ class Mixup(Noise):
         check_sample_arguments(self.name, x, views, min_rows=2)
         self.check_data(x)
         root = seed_tensor(x.device, generator, seed)
-        w0, w1, w2, _ = random.row_words(root, random.STREAM_ROW, views, x.shape[0])
-        if self.granularity == "batch":
-            w2 = w2[:, :1].expand_as(w2)
-        return Draw(
-            seed=root,
-            partner=random.partners(w0, w1),
-            coef=self._coefficient(random.uniform(w2)),
-            function=self.function,
+        partner, coef = draw_rows(
+            root, views, x.shape[0], float(self.alpha), self.granularity == "batch"
         )
-
-    def _coefficient(self, u: Tensor) -> Tensor:
-        alpha = float(self.alpha)
-        # One float32 above alpha: rounding must not reach alpha itself.
-        return (1 - u * (1 - alpha)).clamp_(min=min(1.0, alpha * (1 + 2**-23)))
+        return Draw(seed=root, partner=partner, coef=coef, function=self.function)
 
     def check_data(self, x: Tensor) -> None:
         """Raise where x is outside the noise's domain."""

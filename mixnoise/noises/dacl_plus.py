@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mixnoise._torch import random
+from mixnoise._torch.operators import draw_kinds
 from mixnoise.draw import Draw
 from mixnoise.noises.geometric import GeometricLow
 from mixnoise.ops import mix
@@ -43,11 +43,9 @@ class DaclPlus(GeometricLow):
         seed: int | Tensor | None = None,
     ) -> Draw:
         draw = super().sample(x, views=views, generator=generator, seed=seed)
-        word, *_ = random.row_words(draw.seed, random.STREAM_KIND, 1, x.shape[0])
-        if self.granularity == "batch":
-            word = word[:, :1].expand_as(word)
-        # The three are the first of FUNCTIONS, so a choice is a code.
-        return replace(draw, kind=random.choice(word[0], 3))
+        # Linear, geometric and binary are the first of FUNCTIONS, so a choice is a code.
+        kind = draw_kinds(draw.seed, x.shape[0], 3, self.granularity == "batch")
+        return replace(draw, kind=kind)
 
     def apply(self, x: Tensor, draw: Draw) -> Tensor:  # type: ignore[override]
         """Views ``(views, N, *features)`` of x: a pure function of x and draw."""

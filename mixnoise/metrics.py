@@ -1,0 +1,97 @@
+"""What can be said of a representation without labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_ROWS_PER_BLOCK = 1024
+
+
+def _check(name: str, z: Tensor, min_rows: int) -> Tensor:
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {_kind(z)}")
+    if z.ndim != 2 or z.shape[0] < min_rows or z.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have shape (N, D) with N >= {min_rows} and D >= 1, got {tuple(z.shape)}"
+        )
+    return z.detach() if z.dtype == torch.float64 else z.detach().float()
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def alignment(z1: Tensor, z2: Tensor) -> float:
+    """Mean squared distance of positives on the unit sphere, in [0, 4]; lower is closer.
+
+    Args:
+        z1, z2: two views' representations, ``(N, D)``, not yet normalised.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import metrics
+        >>> metrics.alignment(torch.eye(3), -torch.eye(3))
+        4.0
+
+    Source: Wang and Isola, arXiv 2005.10242, with their exponent 2.
+    """
+    z1, z2 = _check("z1", z1, 1), _check("z2", z2, 1)
+    if z1.shape != z2.shape:
+        raise ValueError(
+            f"z1 and z2 must have the same shape, got {tuple(z1.shape)} and {tuple(z2.shape)}"
+        )
+    return (F.normalize(z1) - F.normalize(z2)).square().sum(1).mean().item()
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> float:
+    """log mean exp(-t |z_i - z_j|^2) over pairs of different rows on the unit sphere.
+
+    In [-4t, 0]: 0 for a collapsed representation, lower is more even. Memory is linear in N.
+
+    Args:
+        z: representations, ``(N, D)`` with N >= 2, not yet normalised.
+        t: scale of the Gaussian kernel, > 0.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import metrics
+        >>> round(metrics.uniformity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])), 4)
+        -8.0
+
+    Source: Wang and Isola, arXiv 2005.10242.
+    """
+    z = F.normalize(_check("z", z, 2))
+    if not t > 0:
+        raise ValueError(f"t must be > 0, got {t}")
+    n = z.shape[0]
+    total = z.new_zeros((), dtype=torch.float64)
+    for start in range(0, n, _ROWS_PER_BLOCK):
+        block = z[start : start + _ROWS_PER_BLOCK]
+        kernel = (2 * t * (block @ z.T - 1)).exp_()
+        kernel.diagonal(start).zero_()
+        total += kernel.sum(dtype=torch.float64)
+    return (total / (n * (n - 1))).log().item()
+
+
+def rankme(z: Tensor) -> float:
+    """Effective rank: exp of the entropy of the singular values, in [1, min(N, D)].
+
+    Near 1 the representation has collapsed to a line.
+
+    Args:
+        z: representations, ``(N, D)``, as they come from the encoder (neither centred nor
+            normalised).
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import metrics
+        >>> round(metrics.rankme(torch.eye(8)), 2)
+        8.0
+
+    Source: Garrido et al., RankMe, arXiv 2210.02885, equation 1 with epsilon = 1e-7.
+    """
+    singular = torch.linalg.svdvals(_check("z", z, 1).double())
+    p = singular / singular.sum().clamp(min=torch.finfo(torch.float64).tiny) + 1e-7
+    return torch.exp(-(p * p.log()).sum()).item()

@@ -1,0 +1,194 @@
+"""DACL as a module: encoder, projector, noise and loss, in any training loop."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixnoise.losses import NTXentLoss
+from mixnoise.noises.base import Noise
+from mixnoise.noises.hidden import Hidden
+
+
+class DACL(nn.Module):
+    """Domain-agnostic contrastive learning, Algorithm 1 of the paper: ``loss = model(x)``.
+
+    Two positives of each row are made by ``noise``, encoded and projected together (so batch
+    statistics see both), and contrasted by NT-Xent. Throw the projector away afterwards and use
+    ``model.encoder``.
+
+    Args:
+        encoder: what is to be pre-trained; returns one row per input row.
+        projector: from the encoder's output to ``(rows, D)``.
+        noise: from :func:`mixnoise.get_noise`. With "hidden" noise the inputs go to the encoder
+            untouched, whatever they are, and its representation is mixed: the encoder's output, or
+            that of the submodule ``at``. The part of the encoder before ``at`` sees N rows, the
+            rest 2N; make such an encoder before compiling it, not after.
+        temperature: a number > 0, or a 0-d tensor; a ``nn.Parameter`` is learned.
+
+    Shape:
+        Input ``(N, *features)``, N >= 2 for mixing noises; output 0-d.
+
+    Raises:
+        TypeError, ValueError: an argument breaks its rule; ``at`` names no submodule (the message
+            has close matches), its output is not a tensor, or it did not run exactly once.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mixnoise import DACL, get_noise
+        >>> encoder = nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64))
+        >>> model = DACL(encoder, nn.Linear(64, 32), get_noise("dacl+"), temperature=0.5)
+        >>> loss = model(torch.randn(128, 30))
+        >>> loss.backward()
+
+    Source: Verma et al., arXiv 2011.04419.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        noise: Noise,
+        temperature: float | Tensor = 0.5,
+    ) -> None:
+        super().__init__()
+        for name, module, kind in (
+            ("encoder", encoder, nn.Module),
+            ("projector", projector, nn.Module),
+            ("noise", noise, Noise),
+        ):
+            if not isinstance(module, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {type(module).__name__}")
+        self.encoder = encoder
+        self.projector = projector
+        self.noise = noise
+        self.loss = NTXentLoss(temperature)
+        self._site: _HiddenSite | None = None
+        if isinstance(noise, Hidden) and noise.at is not None:
+            self._site = _HiddenSite(noise)
+            _submodule(encoder, noise.at).register_forward_hook(self._site)
+
+    def forward(
+        self,
+        *inputs: Any,
+        generator: torch.Generator | None = None,
+        draw: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Loss of one batch.
+
+        Args:
+            *inputs: one tensor ``(N, *features)``; with "hidden" noise whatever the encoder takes.
+            generator: source of the noise's randomness; default: the device's own.
+            draw: a draw of two views made earlier, instead of a fresh one.
+            **kwargs: with "hidden" noise passed to the encoder.
+        """
+        if self._site is not None:
+            h = self._site.run(self.encoder, inputs, kwargs, generator, draw)  # (2N, ...)
+        elif isinstance(self.noise, Hidden):
+            v = self.encoder(*inputs, **kwargs)  # (N, ...)
+            h = self._views(v, "the encoder's output", generator, draw)
+        else:
+            if len(inputs) != 1 or kwargs:
+                raise TypeError(
+                    f"noise {self.noise.name!r} mixes the input, so the model takes one tensor, "
+                    f"got {len(inputs)} positional and {len(kwargs)} keyword arguments; "
+                    "'hidden' noise takes any input"
+                )
+            x = self._views(inputs[0], "x", generator, draw)
+            h = self.encoder(x)
+            _check_rows(h, x.shape[0])
+        z1, z2 = self.projector(h).chunk(2)
+        loss: Tensor = self.loss(z1, z2)
+        return loss
+
+    def _views(self, x: Any, what: str, generator: torch.Generator | None, draw: Any) -> Tensor:
+        """Both views of x, one below the other: ``(2N, ...)``."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
+        if draw is None:
+            draw = self.noise.sample(x, views=2, generator=generator)
+        return self.noise.apply(x, draw).flatten(0, 1)
+
+
+class _HiddenSite:
+    """The forward hook that mixes one submodule's output, and does so only while ``run`` runs.
+
+    It stays registered instead of coming and going with each step: that is what a compiled
+    encoder's guards can follow.
+    """
+
+    def __init__(self, noise: Hidden) -> None:
+        self.noise = noise
+        self.active = False
+        self.n_calls = 0
+        self.n_rows = 0
+        self.generator: torch.Generator | None = None
+        self.draw: Any = None
+
+    def run(
+        self,
+        encoder: nn.Module,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        generator: torch.Generator | None,
+        draw: Any,
+    ) -> Tensor:
+        """The encoder's output for two views mixed at the site, ``(2N, ...)``."""
+        self.active, self.n_calls, self.generator, self.draw = True, 0, generator, draw
+        try:
+            h: Tensor = encoder(*inputs, **kwargs)
+        finally:
+            self.active, self.generator, self.draw = False, None, None
+        if self.n_calls != 1:
+            raise ValueError(
+                f"the submodule {self.noise.at!r} must run exactly once a step, it was seen to run "
+                f"{self.n_calls} times; if the encoder was compiled before DACL was made, its "
+                "hooks are ignored: compile it, or the whole model, afterwards"
+            )
+        _check_rows(h, 2 * self.n_rows)
+        return h
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        if not self.active:
+            return None
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"the output of submodule {self.noise.at!r} must be a tensor to be mixed, got "
+                f"{type(output).__name__}; name a submodule that returns one tensor"
+            )
+        self.n_calls += 1
+        self.n_rows = output.shape[0]
+        draw = self.draw
+        if draw is None:
+            draw = self.noise.sample(output, views=2, generator=self.generator)
+        return self.noise.apply(output, draw).flatten(0, 1)
+
+
+def _check_rows(h: Any, n_rows: int) -> None:
+    if not isinstance(h, Tensor):
+        raise TypeError(f"the encoder must return a tensor, got {type(h).__name__}")
+    if h.ndim == 0 or h.shape[0] != n_rows:
+        raise ValueError(
+            f"the encoder must return one row per sample and view, {n_rows}, got shape "
+            f"{tuple(h.shape)}"
+        )
+
+
+def _submodule(encoder: nn.Module, name: str) -> nn.Module:
+    """The submodule of that name, whether or not the encoder, or a part of it, is compiled."""
+    modules: dict[str, nn.Module] = {}
+    for path, module in encoder.named_modules():
+        # A compiled submodule is found twice; the hooks of its wrapper, which comes first, are
+        # obeyed whenever they are added.
+        modules.setdefault(".".join(p for p in path.split(".") if p != "_orig_mod"), module)
+    plain = ".".join(p for p in name.split(".") if p != "_orig_mod")
+    if not plain or plain not in modules:
+        close = difflib.get_close_matches(plain, [m for m in modules if m], n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"at must name a submodule of the encoder, got {name!r}{hint}")
+    return modules[plain]

@@ -1,0 +1,115 @@
+"""Imports go one way, and importing mixnoise costs little."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mixnoise
+
+PACKAGE = Path(mixnoise.__file__).parent
+KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
+
+# A module may import mixnoise modules from layers below its own, or from its own layer.
+LAYERS = [
+    ["mixnoise.draw"],
+    ["mixnoise._torch"],
+    ["mixnoise.ops"],
+    ["mixnoise.noises", "mixnoise.registry", "mixnoise.losses"],
+    ["mixnoise.model"],
+    ["mixnoise.train", "mixnoise.evaluate", "mixnoise.metrics"],
+    ["mixnoise.__init__", "mixnoise.demo"],
+]
+
+
+def layer(module: str) -> int:
+    for i, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return i
+    raise AssertionError(f"{module} stands in no layer")
+
+
+def imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def module_name(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return name if name == "mixnoise.__init__" else name.removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_imports_go_down(path):
+    module = module_name(path)
+    for imported in imported_modules(path):
+        # "import mixnoise" and "from mixnoise import X" stand for the top of the tree.
+        if imported == "mixnoise":
+            assert layer(module) == len(LAYERS) - 1 or any(
+                layer_of_attribute(name) <= layer(module) for name in imported_modules(path)
+            )
+        elif imported.startswith("mixnoise."):
+            assert layer_of_attribute(imported) <= layer(module), f"{module} imports {imported}"
+
+
+def layer_of_attribute(name: str) -> int:
+    """Layer of "mixnoise.noises.base.Noise" and the like; names of the top package are on top."""
+    if not name.startswith("mixnoise"):
+        return len(LAYERS)
+    try:
+        return layer(name)
+    except AssertionError:
+        return len(LAYERS) - 1
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.rglob("*.py")), ids=lambda p: p.stem)
+def test_kernels_never_import_mixnoise(path):
+    assert not any(name.split(".")[0] == "mixnoise" for name in imported_modules(path))
+
+
+def test_kernels_folder_is_no_package():
+    assert not (KERNELS.parent / "__init__.py").exists()
+
+
+def test_import_leaves_optional_packages_alone():
+    code = (
+        "import sys, mixnoise; mixnoise.get_noise('dacl+'); "
+        "print([m for m in ('triton', 'sklearn', 'scipy', 'accelerate', 'matplotlib', "
+        "'tensorboard', 'mixnoise_kernels', 'importlib.metadata') if m in sys.modules])"
+    )
+    # importlib.metadata comes with torch itself, so it is measured against a bare import.
+    bare = "import sys, torch; print('importlib.metadata' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    torch_has_it = subprocess.run(
+        [sys.executable, "-c", bare], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert out == ("['importlib.metadata']" if torch_has_it == "True" else "[]")
+
+
+def test_public_names():
+    assert set(mixnoise.__all__) == {
+        "DACL",
+        "Draw",
+        "NTXentLoss",
+        "Noise",
+        "NoisePluginError",
+        "get_noise",
+        "knn_probe",
+        "linear_probe",
+        "list_noises",
+        "metrics",
+        "nt_xent",
+        "pretrain",
+        "register_noise",
+    }
+    assert all(hasattr(mixnoise, name) for name in mixnoise.__all__)
