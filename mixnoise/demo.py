@@ -9,11 +9,8 @@ a class and with all of them; and the same network trained on those labels.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import mixnoise
 from mixnoise import DACL, get_noise, linear_probe, pretrain
 from mixnoise.evaluate import choose_rows
 
@@ -34,8 +30,8 @@ PRETRAIN: dict[str, Any] = {"epochs": 60, "batch_size": 512, "lr": 2e-3}
 SUPERVISED_EPOCHS = 100
 METHODS: dict[str, dict[str, Any]] = {
     "Gaussian noise": {"noise": {"name": "gaussian", "sigma": 0.3}, "temperature": 0.5},
-    "DACL": {"noise": {"name": "linear", "alpha": 0.7}, "temperature": 0.5},
-    "DACL+": {"noise": {"name": "dacl+", "alpha": 0.7, "low": 0.0}, "temperature": 0.5},
+    "DACL": {"noise": {"name": "linear", "alpha": 0.5}, "temperature": 0.5},
+    "DACL+": {"noise": {"name": "dacl+", "alpha": 0.8, "low": 0.0}, "temperature": 0.5},
 }
 RAW, UNTRAINED, SUPERVISED = "Raw columns (no network)", "No pre-training", "Full supervised"
 
@@ -138,49 +134,36 @@ def table_row(name: str, split: Split, seed: int) -> list[float]:
     return probe(pretrained(split, METHODS[name], seed), split, seed)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mixnoise.demo", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="repetitions (default 3)")
-    parser.add_argument("--output", type=Path, help="also write the results to this JSON file")
-    options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        parser.error(f"--seeds must be >= 1, got {options.seeds}")
-
+def run(n_seeds: int = 3) -> dict[str, dict[str, Any]]:
+    """Print the table row by row; returns accuracies in % ``(seeds, labels)`` and seconds."""
     split = load_digits()
     print(
         f"Digits: {len(split.x_train)} training and {len(split.x_test)} test rows, 64 columns. "
         f"Encoder: {DEPTH} layers of {WIDTH}.\nTest accuracy in %, mean ± standard deviation "
-        f"over {options.seeds} seeds.\n"
+        f"over {n_seeds} seeds.\n"
     )
     print(f"{'':<26}{'5 labels a class':>18}{'all labels':>18}{'seconds':>10}")
-    started = time.perf_counter()
-    cells = {}
+    table = {}
     for name in (RAW, UNTRAINED, *METHODS, SUPERVISED):
-        row_started = time.perf_counter()
-        values = 100 * np.array([table_row(name, split, seed) for seed in range(options.seeds)])
-        seconds = time.perf_counter() - row_started
-        mean, std = values.mean(0), values.std(0, ddof=1 if options.seeds > 1 else 0)
-        text = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True)]
-        print(f"{name:<26}{text[0]:>18}{text[1]:>18}{seconds:>10.1f}", flush=True)
-        cells[name] = {"accuracy": values.tolist(), "seconds": seconds}
+        started = time.perf_counter()
+        values = 100 * np.array([table_row(name, split, seed) for seed in range(n_seeds)])
+        seconds = time.perf_counter() - started
+        mean, std = values.mean(0), values.std(0, ddof=1 if n_seeds > 1 else 0)
+        few, many = (f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True))
+        print(f"{name:<26}{few:>18}{many:>18}{seconds:>10.1f}", flush=True)
+        table[name] = {"accuracy": values.round(4).tolist(), "seconds": round(seconds, 2)}
+    return table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m mixnoise.demo", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions (default 3)")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds must be >= 1, got {options.seeds}")
+    started = time.perf_counter()
+    run(options.seeds)
     print(f"\n{time.perf_counter() - started:.0f} seconds in all.")
-    if options.output:
-        results = {
-            "command": f"python -m mixnoise.demo --seeds {options.seeds} --output "
-            f"{options.output.as_posix()}",
-            "labels_per_class": [5, "all"],
-            "pretrain": PRETRAIN,
-            "methods": METHODS,
-            "rows": cells,
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "threads": torch.get_num_threads(),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "mixnoise": mixnoise.__version__,
-            },
-        }
-        options.output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ class NTXentLoss(nn.Module):
 
     Args:
         temperature, reduction, precision, group, backend: as for :func:`mixnoise.nt_xent`. A
-            ``nn.Parameter`` as temperature becomes a parameter of this module.
+            ``nn.Parameter`` as temperature becomes a parameter of this module, another tensor a
+            buffer.
 
     Example:
         >>> import torch
@@ -30,7 +31,10 @@ class NTXentLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.temperature = temperature
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
         self.reduction = reduction
         self.precision = precision
         self.group = group
@@ -43,4 +47,6 @@ class NTXentLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, reduction={self.reduction!r}"
+        t = self.temperature
+        value = float(t.detach() if isinstance(t, Tensor) else t)
+        return f"temperature={value:g}, reduction={self.reduction!r}"

@@ -60,7 +60,9 @@ def kept_elements(
     """How many exponentials the forward keeps for the backward; dtype is the compute dtype."""
     if not keep or _is_running(dtype, temperature, fixed_temperature):
         return 0
-    return min(_KEPT_EXPONENTIALS, n * (2 * n + _TILE))
+    whole, rest = n // _TILE, n % _TILE
+    all_tiles = 2 * n * n + whole * _TILE**2 + rest**2
+    return torch.sym_min(_KEPT_EXPONENTIALS, all_tiles)  # type: ignore[no-any-return]
 
 
 def _row_blocks(n: int) -> Iterator[slice]:
@@ -126,6 +128,7 @@ def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> 
         total[rows] += e.sum(1)
         if columns != rows:
             total[columns] += e.sum(0)
+    kept[used:] = 0
     return total.log2_()
 
 
@@ -192,9 +195,11 @@ def _backward_negatives(
     n = z.shape[0] // 2
     dz = torch.zeros_like(z)
     buffer, weights = z.new_empty(2, _TILE * _TILE)
-    # e_ik/l_i <= 1 in the running form; in the plain one e and u = g/l stay normal numbers.
-    u = g.to(z.dtype) if running else (g * torch.exp2(-log2_l)).to(z.dtype)
-    log2_l = log2_l.to(z.dtype)
+    # In the plain form e and u = g/l stay normal numbers. In the running form e_ik/l_i <= 1, and u
+    # takes what is lost where log2 l, which is large at small temperatures, is rounded.
+    rounded = log2_l.to(z.dtype)
+    u = (g * torch.exp2((rounded if running else 0) - log2_l)).to(z.dtype)
+    log2_l = rounded
     used = 0
     for rows, columns, leave_out_diagonal in _tiles(n):
         shape = (rows.stop - rows.start, columns.stop - columns.start)

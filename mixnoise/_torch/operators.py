@@ -73,6 +73,9 @@ def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _nt_xent_grad(ctx, grad, *_):  # type: ignore[no-untyped-def]
     if grad is None:
         return None, None, None, None, None
+    if torch.is_grad_enabled():
+        # With create_graph=True the result would carry no graph, and a penalty on it would vanish.
+        raise RuntimeError("nt_xent has no second derivative: do not use create_graph=True")
     z, stats, kept, temperature = ctx.saved_tensors
     dz1, dz2, dt = nt_xent_backward(
         grad, z, stats, kept, temperature, ctx.fixed_temperature, ctx.dtype
