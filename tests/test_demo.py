@@ -1,7 +1,5 @@
 """The demo at a size that takes seconds."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,13 +7,12 @@ import torch
 from mixnoise import demo
 
 
-def test_table_and_results(monkeypatch, capsys, tmp_path):
+def test_table(monkeypatch, capsys):
     monkeypatch.setitem(demo.PRETRAIN, "epochs", 1)
     monkeypatch.setattr(demo, "SUPERVISED_EPOCHS", 5)
-    demo.main(["--seeds", "1", "--output", str(tmp_path / "demo.json")])
+    table = demo.run(n_seeds=1)
     printed = capsys.readouterr().out
-    results = json.loads((tmp_path / "demo.json").read_text())
-    assert list(results["rows"]) == [
+    assert list(table) == [
         "Raw columns (no network)",
         "No pre-training",
         "Gaussian noise",
@@ -23,7 +20,7 @@ def test_table_and_results(monkeypatch, capsys, tmp_path):
         "DACL+",
         "Full supervised",
     ]
-    for name, row in results["rows"].items():
+    for name, row in table.items():
         few, many = np.mean(row["accuracy"], 0)
         line = next(line for line in printed.splitlines() if line.startswith(f"{name}  "))
         assert f"{few:.1f} ± 0.0" in line

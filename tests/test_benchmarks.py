@@ -1,0 +1,60 @@
+"""The scripts behind README's figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import tables
+from benchmarks.speed.__main__ import condense
+from benchmarks.speed.test_mixing import CASES, agree
+from mixnoise import get_noise
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_condense_gives_ratios_of_medians():
+    report = {
+        "benchmarks": [
+            {
+                "name": "test_one_view[linear]",
+                "stats": {"median": 0.5, "min": 0.4, "rounds": 3},
+                "extra_info": {"rows": 4, "peers": {"eager": {"median": 1.5, "min": 1.0}}},
+            }
+        ]
+    }
+    (case,) = condense(report)
+    assert case["ratio"] == {"eager": 3.0}
+    assert case["rows"] == 4
+    assert case["rounds"] == 3
+
+
+def test_fill_replaces_what_stands_between_the_marks(tmp_path):
+    machine = {"processor": "P", "threads": 2, "python": "3", "torch": "2", "commit": "c"}
+    result = {
+        "command": "make demo",
+        "machine": {**machine, "date": "d"},
+        "rows": {"DACL": {"accuracy": [[90.0, 95.0], [92.0, 97.0]]}},
+    }
+    (tmp_path / "demo.json").write_text(json.dumps(result))
+    text = "before\n<!-- table:demo -->\nold\n<!-- /table:demo -->\nafter\n"
+    filled = tables.fill(text, tmp_path)
+    assert "| DACL | 91.0 ± 1.4 | 96.0 ± 1.4 |" in filled
+    assert "old" not in filled
+    assert filled.startswith("before\n<!-- table:demo -->\n|")
+    assert filled.endswith("<!-- /table:demo -->\nafter\n")
+    assert tables.fill(filled, tmp_path) == filled
+    with pytest.raises(ValueError, match="no place for the table 'demo'"):
+        tables.fill("nothing", tmp_path)
+
+
+def test_readme_is_up_to_date():
+    readme = (ROOT / "README.md").read_text()
+    assert tables.fill(readme) == readme
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mixing_is_compared_with_a_formula_that_agrees(name):
+    x = torch.rand(3000, 200, generator=torch.Generator().manual_seed(0))
+    agree(name, get_noise(name, **CASES[name][2]), x)
