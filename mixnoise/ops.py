@@ -187,6 +187,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         check_float_tensor("x", x)
     n_rows, features = x.shape[0], x.shape[1:]
     _check_field("seed", draw.seed, torch.int64, (), x.device)
+    _check_tensor("partner", draw.partner)
     if draw.partner.ndim != 2:
         raise ValueError(
             f"draw.partner must have shape (views, N), got {tuple(draw.partner.shape)}"
@@ -198,6 +199,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         _check_field("kind", draw.kind, torch.uint8, (n_rows,), x.device)
     low = draw.low
     if low is not None:
+        _check_tensor("low", low)
         if low.ndim:
             try:
                 low = low.expand(features).reshape(-1)
@@ -218,6 +220,11 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
     return views.reshape(*shape, *features)
 
 
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"draw.{name} must be a tensor, got {type(value).__name__} {value!r}")
+
+
 def check_batch(name: str, x: object) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
@@ -228,8 +235,10 @@ def check_batch(name: str, x: object) -> None:
 
 
 def _check_field(
-    name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
+    name: str, value: object, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
 ) -> None:
+    _check_tensor(name, value)
+    assert isinstance(value, Tensor)
     if value.dtype != dtype or value.shape != shape or value.device != device:
         raise ValueError(
             f"draw.{name} must be {dtype} of shape {tuple(shape)} on {device}, got {value.dtype} "

@@ -109,12 +109,13 @@ def register_noise(name: str) -> Callable[[F], F]:
         )
     if not name:
         raise ValueError("name must not be empty")
-    if name in _BUILT_IN or name in _registered:
-        raise ValueError(f"name {name!r} is already registered")
+    _check_free(name)
 
     def decorate(factory: F) -> F:
+        _check_free(name)
         is_noise = isinstance(factory, type) and issubclass(factory, Noise)
-        if not is_noise and (isinstance(factory, type) or not callable(factory)):
+        is_function = callable(factory) and not isinstance(factory, (type, Noise))
+        if not is_noise and not is_function:
             raise TypeError(
                 f"noise {name!r} must be a subclass of mixnoise.Noise or a function that returns "
                 f"one, got {factory!r}"
@@ -125,6 +126,11 @@ def register_noise(name: str) -> Callable[[F], F]:
         return factory
 
     return decorate
+
+
+def _check_free(name: str) -> None:
+    if name in _BUILT_IN or name in _registered:
+        raise ValueError(f"name {name!r} is already registered")
 
 
 def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ _BLOCK_ELEMENTS = 2**18
 # Stands for log2(0): finite, so that no product with a zero coefficient is NaN, and exp2 of any
 # share of it that occurs is 0.
 _LOG2_ZERO = -1e30
-_MAX_EXPONENT = {torch.float32: 127.0, torch.float64: 1023.0}
+# Far below the largest number, so that sums of many such terms stay finite, too.
+_MAX_EXPONENT = {torch.float32: 96.0, torch.float64: 960.0}
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -33,11 +34,15 @@ def _groups(kind: Tensor | None, function: str) -> Iterator[tuple[str, Tensor | 
     if kind is None:
         yield function, None
         return
+    n_known = 0
     for code, name in enumerate(FUNCTIONS):
         # On CUDA this is the one place that waits for the device.
         rows = (kind == code).nonzero()[:, 0]
+        n_known += rows.numel()
         if rows.numel():
             yield name, rows
+    if n_known != kind.numel():
+        raise ValueError(f"draw.kind must be in 0..{len(FUNCTIONS) - 1}, got {int(kind.max())}")
 
 
 def _row_blocks(
@@ -82,6 +87,7 @@ def mix(
 ) -> Tensor:
     """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``."""
     n_views, (n_rows, n_columns) = partner.shape[0], x.shape
+    _check_partners(partner, n_rows)
     out = x.new_empty(n_views, n_rows, n_columns)
     wide = arithmetic_dtype(x.dtype)
     key_low, key_high = random.keys(seed, random.STREAM_ELEMENT, n_views)
@@ -108,9 +114,18 @@ def mix(
                         mixed += low
                 # lerp computes x - (x - x_j)(1-c), which loses -0.0 and makes inf NaN at c = 1.
                 _put(out[v], block, mixed)
-            if name != "gaussian":
+            if name in ("linear", "geometric"):
                 _restore_unmixed(out[v], x, coef[v], rows)
     return out
+
+
+def _check_partners(partner: Tensor, n_rows: int) -> None:
+    """On the CPU; elsewhere looking would wait for the device."""
+    if partner.is_cpu and partner.numel():
+        smallest, largest = (int(value) for value in partner.aminmax())
+        if smallest < 0 or largest >= n_rows:
+            worst = smallest if smallest < 0 else largest
+            raise ValueError(f"draw.partner must be a row in 0..{n_rows - 1}, got {worst}")
 
 
 def _restore_unmixed(view: Tensor, x: Tensor, coef: Tensor, rows: Tensor | None) -> None:
@@ -187,6 +202,11 @@ def mix_backward(
         drawn, order = partner.flatten().sort(stable=True)
         starts = torch.searchsorted(drawn, torch.arange(n_rows, device=x.device))
         own_grad += F.embedding_bag(order, other_grad.flatten(0, 1), starts, mode="sum")
+    if kind is not None or function == "geometric":
+        # Finite for any finite data, also in float16; an inf that came from above stays one, since
+        # loss scaling looks for it.
+        largest = torch.finfo(x.dtype).max
+        own_grad = own_grad.where(own_grad.isinf(), own_grad.clamp(-largest, largest))
     return own_grad.to(x.dtype)
 
 

@@ -3,7 +3,8 @@
 The same integer arithmetic gives the same bits on every device and needs no state, so nothing
 of the size of the data is ever stored. The hash is pcg4d (Jarzynski and Olano, "Hash Functions
 for GPU Rendering", JCGT 9(3), 2020) on a key from SplitMix64's finaliser (Steele, Lea and Flood,
-OOPSLA 2014), which spreads neighbouring seeds, streams and views over all 64 key bits.
+OOPSLA 2014), which spreads neighbouring seeds, streams and views over all 64 key bits. A last
+xorshift repairs pcg4d's lowest bits, in which neighbouring rows were seen to be related.
 PyTorch has few unsigned operations, so words are int32 and wrap around.
 """
 
@@ -51,11 +52,16 @@ def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, T
     return x, y, z, w
 
 
+def _fold(word: Tensor) -> Tensor:
+    return word ^ ((word >> 16) & 0xFFFF)
+
+
 def _row_words(seed: Tensor, stream: int, views: int, n_rows: int) -> tuple[Tensor, ...]:
     """Four int32 words for each view and row, each ``(views, n_rows)``."""
     low, high = keys(seed, stream, views)
     row = torch.arange(n_rows, dtype=torch.int32, device=seed.device)
-    return pcg4d(low[:, None], high[:, None], row, torch.zeros_like(row[:1]))
+    words = pcg4d(low[:, None], high[:, None], row, torch.zeros_like(row[:1]))
+    return tuple(_fold(word) for word in words)
 
 
 def draw_rows(
@@ -63,12 +69,13 @@ def draw_rows(
 ) -> tuple[Tensor, Tensor]:
     """Partners, int64, and coefficients, float32 in (alpha, 1], each ``(views, n_rows)``.
 
-    A partner is uniform over the other rows, from 62 bits; a coefficient has 24 bits. With
+    A partner is uniform over the other rows, from 64 bits; a coefficient has 24 bits. With
     ``per_batch`` all rows of a view share row 0's coefficient.
     """
     w0, w1, w2, _ = _row_words(seed, STREAM_ROW, views, n_rows)
-    bits = ((w0 & 0x7FFFFFFF).long() << 31) | (w1 & 0x7FFFFFFF).long()
-    partner = bits % (n_rows - 1)
+    # The upper half of the product (w0 w1) * (n_rows - 1): high bits decide, as they are the best.
+    high, low = ((w.long() & 0xFFFFFFFF) * (n_rows - 1) for w in (w0, w1))
+    partner = (high + (low >> 32)) >> 32
     partner += partner >= torch.arange(n_rows, device=seed.device)
     if per_batch:
         w2 = w2[:, :1].repeat(1, n_rows)
@@ -94,7 +101,8 @@ def _element_words(low: Tensor, high: Tensor, row: Tensor, n_columns: int, lanes
     """
     n_blocks = math.ceil(n_columns / lanes / 4) * 4
     block = torch.arange(n_blocks, dtype=torch.int32, device=row.device)
-    return torch.stack(pcg4d(low, high, row.int()[:, None], block), dim=1)
+    words = torch.stack(pcg4d(low, high, row.int()[:, None], block), dim=1)
+    return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
 
 
 def keep_mask(low: Tensor, high: Tensor, row: Tensor, coef: Tensor, n_columns: int) -> Tensor:

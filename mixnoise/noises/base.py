@@ -118,6 +118,8 @@ def seed_tensor(
     Taken from ``generator`` (which may be on the CPU or on the device), else from the device's
     default generator, without waiting for the device.
     """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if seed is None:
         source = device if generator is None else generator.device
         fresh = torch.randint(2**63 - 1, (), device=source, generator=generator)
@@ -130,7 +132,7 @@ def seed_tensor(
                 f"seed must be an integer or a 0-d int64 tensor, got {seed.dtype} of shape "
                 f"{tuple(seed.shape)}"
             )
-        return seed.to(device)
+        return seed.detach().to(device, copy=True)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"seed must be an integer or a 0-d int64 tensor, got {seed!r}")
     if not -(2**63) <= seed < 2**63:

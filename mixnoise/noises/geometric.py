@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixnoise.draw import Draw
-from mixnoise.noises.base import Mixup
+from mixnoise.noises.base import Mixup, check_sample_arguments
 from mixnoise.ops import check_float
 
 
@@ -44,8 +44,11 @@ class GeometricLow(Mixup):
         generator: torch.Generator | None = None,
         seed: int | Tensor | None = None,
     ) -> Draw:
-        draw = super().sample(x, views=views, generator=generator, seed=seed)
-        return replace(draw, low=self._low(x.detach()))
+        # Before the seed is drawn: an error must not move the generator.
+        check_sample_arguments(self.name, x, views, min_rows=2)
+        self.check_data(x)
+        low = self._low(x.detach())
+        return replace(super().sample(x, views=views, generator=generator, seed=seed), low=low)
 
     def _low(self, x: Tensor) -> Tensor | None:
         if isinstance(self.low, str):
@@ -53,7 +56,7 @@ class GeometricLow(Mixup):
             finite = x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             return finite.amin(0).clamp_(max=0)
         if isinstance(self.low, Tensor):
-            low = self.low.to(x.device)
+            low = self.low.to(x)
             try:
                 low.expand(x.shape[1:])
             except RuntimeError:
@@ -61,7 +64,7 @@ class GeometricLow(Mixup):
                     f"low must broadcast to one row {tuple(x.shape[1:])}, got {tuple(low.shape)}"
                 ) from None
         else:
-            low = torch.tensor(float(self.low), device=x.device)
+            low = torch.tensor(float(self.low), dtype=x.dtype, device=x.device)
         if x.is_cpu and not (x.amin(0) >= low).all():  # NaN also gets here, and is let through
             below = x[x < low]
             if below.numel():

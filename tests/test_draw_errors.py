@@ -1,0 +1,151 @@
+"""Bad draws: an error that names the field, the rule and the value."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mixnoise import get_noise
+from mixnoise.ops import mix
+
+NOISES = ("linear", "geometric", "binary", "dacl+", "gaussian", "hidden")
+
+
+def raises(error, message):
+    """The error, whose message holds this text word for word."""
+    return pytest.raises(error, match=re.escape(message))
+
+
+def data(n_rows=4):
+    return torch.rand(n_rows, 3)
+
+
+def plus_draw():
+    return get_noise("dacl+").sample(data(), views=2, seed=0)
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("draw", [None, 3, (1, 2)], ids=repr)
+def test_draw_of_another_type(name, draw):
+    message = f"draw must be a mixnoise.Draw, got {type(draw).__name__}"
+    with raises(TypeError, message):
+        get_noise(name).apply(data(), draw)
+    with raises(TypeError, message):
+        mix(data(), draw)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "seed",
+            torch.tensor([0]),
+            "draw.seed must be torch.int64 of shape () on cpu, got torch.int64 of shape (1,) on",
+        ),
+        (
+            "seed",
+            torch.tensor(0.0),
+            "draw.seed must be torch.int64 of shape () on cpu, got torch.float32 of shape () on",
+        ),
+        (
+            "partner",
+            torch.zeros(4, dtype=torch.int64),
+            "draw.partner must have shape (views, N), got (4,)",
+        ),
+        (
+            "partner",
+            torch.zeros(2, 5, dtype=torch.int64),
+            "draw.partner must be torch.int64 of shape (2, 4) on cpu, got torch.int64 of",
+        ),
+        (
+            "partner",
+            torch.zeros(2, 4, dtype=torch.int32),
+            "draw.partner must be torch.int64 of shape (2, 4) on cpu, got torch.int32 of shape",
+        ),
+        (
+            "coef",
+            torch.ones(1, 4),
+            "draw.coef must be torch.float32 of shape (2, 4) on cpu, got torch.float32 of",
+        ),
+        (
+            "coef",
+            torch.ones(2, 4, dtype=torch.float64),
+            "draw.coef must be torch.float32 of shape (2, 4) on cpu, got torch.float64 of shape",
+        ),
+        (
+            "kind",
+            torch.zeros(2, 4, dtype=torch.uint8),
+            "draw.kind must be torch.uint8 of shape (4,) on cpu, got torch.uint8 of shape (2, 4)",
+        ),
+        (
+            "kind",
+            torch.zeros(4, dtype=torch.int64),
+            "draw.kind must be torch.uint8 of shape (4,) on cpu, got torch.int64 of shape (4,)",
+        ),
+        (
+            "low",
+            torch.zeros(4),
+            "draw.low must broadcast to one row (3,), got (4,)",
+        ),
+        (
+            "function",
+            "cubic",
+            "draw.function must be one of linear, geometric, binary, gaussian, got 'cubic'",
+        ),
+        (
+            "coef",
+            torch.ones(2, 4, device="meta"),
+            "draw.coef must be torch.float32 of shape (2, 4) on cpu, "
+            "got torch.float32 of shape (2, 4) on meta",
+        ),
+    ],
+)
+def test_fields_of_a_draw(field, value, message):
+    with raises(ValueError, message):
+        get_noise("dacl+").apply(data(), replace(plus_draw(), **{field: value}))
+
+
+def test_a_draw_for_another_batch():
+    with raises(ValueError, "draw.partner must be torch.int64 of shape (2, 6) on cpu, got"):
+        get_noise("dacl+").apply(data(6), plus_draw())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", 0), ("partner", [[1, 0, 3, 2]] * 2), ("coef", 0.7), ("kind", [0] * 4), ("low", 0.0)],
+)
+def test_fields_of_a_draw_that_are_no_tensors(field, value):
+    """Easily done in a draw of one's own, such as Draw(0, partner, coef)."""
+    with pytest.raises((TypeError, ValueError), match=f"draw.{field} must be"):
+        get_noise("dacl+").apply(data(), replace(plus_draw(), **{field: value}))
+
+
+@pytest.mark.parametrize("row", [4, -1])
+def test_partners_that_are_no_rows(row):
+    """-1 is not the last row here."""
+    draw = plus_draw()
+    draw.partner[1, 2] = row
+    for name in NOISES[:4]:
+        with pytest.raises(ValueError, match=rf"draw\.partner .*{row}"):
+            get_noise(name).apply(data(), draw)
+
+
+def test_kinds_that_are_no_functions():
+    """Never memory that nothing was written to."""
+    draw = plus_draw()
+    draw.kind[2] = 7
+    with pytest.raises(ValueError, match=r"draw\.kind .*7"):
+        get_noise("dacl+").apply(data(), draw)
+
+
+# Backends.
+
+
+def test_backends():
+    x, draw = data(), plus_draw()
+    with raises(ValueError, "backend must be one of auto, torch, triton, got 'cuda'"):
+        mix(x, draw, backend="cuda")
+    with raises(RuntimeError, "backend='triton' cannot run mix"):
+        mix(x, draw, backend="triton")
+    assert torch.equal(mix(x, draw, backend="torch"), mix(x, draw))

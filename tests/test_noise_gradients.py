@@ -1,0 +1,208 @@
+"""Gradients reach a row from itself and from every row that drew it."""
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import noise_oracles as oracles
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from test_noises import FLOATS, NOISES, oracle_arguments, rows_of, wide
+
+from mixnoise import Draw, get_noise
+from mixnoise.ops import mix
+
+# Terms of linear, binary and gaussian are products of two numbers; those of geometric go through
+# a logarithm, which the oracle's size of a term counts.
+TERM_SLACK = 4
+
+
+def gradient(x, draw, grad):
+    leaf = x.clone().requires_grad_()
+    mix(leaf, draw).backward(grad)
+    return leaf.grad
+
+
+def assert_close_to_oracle(x, draw, grad, got):
+    arguments = oracle_arguments(draw, x.shape[1:])
+    expected, size = oracles.mix_gradient(wide(grad), rows_of(x), **arguments)
+    dtype = str(x.dtype).removeprefix("torch.")
+    bound = TERM_SLACK * oracles.arithmetic_eps(dtype) * size + oracles.TINY[dtype]
+    bound = bound + oracles.EPS[dtype] / 2 * np.abs(expected)
+    assert (got.dtype, got.shape) == (x.dtype, x.shape)
+    error = np.abs(rows_of(got) - expected)
+    assert (error <= bound).all(), f"{(error / bound).max()} of the slack"
+
+
+@pytest.mark.parametrize("low", [None, -0.5])
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    n_rows=st.integers(2, 6),
+    n_columns=st.integers(1, 35),
+    views=st.integers(1, 3),
+    dtype=st.sampled_from(FLOATS),
+    function=st.sampled_from([*oracles.FUNCTIONS, "all"]),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_gradient_is_the_oracles(low, n_rows, n_columns, views, dtype, function, seed):
+    """Any partners and coefficients, zeros among the data."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(n_rows, n_columns, generator=g, dtype=torch.float64).to(dtype)
+    x[torch.rand(x.shape, generator=g) < 0.1] = 0
+    shape = (views, n_rows)
+    draw = Draw(
+        seed=torch.tensor(seed),
+        partner=torch.randint(n_rows, shape, generator=g),
+        coef=(torch.rand(shape, generator=g) * 1.4 - 0.2).clamp(0.01, 1),
+        kind=torch.randint(4, (n_rows,), generator=g).byte() if function == "all" else None,
+        low=None if low is None else torch.tensor(low),
+        function="linear" if function == "all" else function,
+    )
+    grad = torch.randn(*shape, n_columns, generator=g).to(dtype)
+    assert_close_to_oracle(x, draw, grad, gradient(x, draw, grad))
+
+
+@pytest.mark.parametrize("function", oracles.FUNCTIONS[:3])
+def test_rows_drawn_by_all_and_by_none(function):
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(9, 20, generator=g, dtype=torch.float64)
+    partner = torch.zeros(2, 9, dtype=torch.int64)
+    partner[:, 0] = 1
+    coef = torch.rand(2, 9, generator=g)
+    draw = Draw(torch.tensor(1), partner, coef, function=function)
+    grad = torch.randn(2, 9, 20, generator=g, dtype=torch.float64)
+    got = gradient(x, draw, grad)
+    assert_close_to_oracle(x, draw, grad, got)
+    if function == "linear":  # rows 2 to 8 are drawn by none
+        own = (coef.double()[..., None] * grad).sum(0)
+        torch.testing.assert_close(got[2:], own[2:], rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_gradcheck(name):
+    x = torch.rand(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    # With "auto" the smallest value is low itself, where geometric mixing has no derivative.
+    noise = get_noise(name, **({"low": 0.0} if name in ("geometric", "dacl+") else {}))
+    draw = noise.sample(x, views=2, seed=3)
+    if name == "dacl+":
+        assert draw.kind.unique().numel() == 3
+    assert torch.autograd.gradcheck(lambda leaf: noise.apply(leaf, draw), x.requires_grad_())
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_gradients_flow_from_views_and_forward(name):
+    x = torch.rand(6, 2, 5, requires_grad=True)
+    noise = get_noise(name)
+    for views in (noise.views(x, 2), noise(x)):
+        assert views.requires_grad
+        (g,) = torch.autograd.grad(views.square().sum(), x)
+        assert g.shape == x.shape
+        assert g.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_gradient_bits_are_the_same_every_time(name):
+    """Large enough for several blocks and threads, with rows that hundreds of others drew."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(3000, 200, generator=g)
+    noise = get_noise(name)
+    draw = noise.sample(x, views=2, seed=1)
+    draw.partner[:, ::2] = 5
+    grad = torch.randn(2, 3000, 200, generator=g)
+    leaf = x.requires_grad_()
+    first, *others = (torch.autograd.grad(noise.apply(leaf, draw), leaf, grad)[0] for _ in range(3))
+    assert all(torch.equal(other, first) for other in others)
+
+
+@pytest.mark.parametrize("name", ["linear", "geometric", "binary", "dacl+"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradient_through_alpha_1_is_the_identity(name, dtype):
+    """Also at x = low, where geometric mixing's own gradient is 0."""
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[2] = 0
+    noise = get_noise(name, alpha=1.0)
+    grad = torch.randn(2, 5, 8).to(dtype)
+    leaf = x.requires_grad_()
+    (got,) = torch.autograd.grad(noise.views(leaf, 2), leaf, grad)
+    assert torch.equal(got, (grad[0].double() + grad[1].double()).to(dtype))
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_get_gradients_of_their_own_type(name, dtype):
+    leaf = torch.rand(5, 8).to(dtype).requires_grad_()
+    get_noise(name)(leaf).sum().backward()
+    assert leaf.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_strides_of_the_incoming_gradient_do_not_matter(name):
+    x = torch.rand(6, 10)
+    noise = get_noise(name)
+    draw = noise.sample(x, views=2, seed=0)
+    base = torch.randn(10, 6, 2)
+    for grad in (torch.ones(()).expand(2, 6, 10), base.permute(2, 1, 0)):
+        leaf = x.clone().requires_grad_()
+        (strided,) = torch.autograd.grad(noise.apply(leaf, draw), leaf, grad)
+        (plain,) = torch.autograd.grad(noise.apply(leaf, draw), leaf, grad.contiguous())
+        torch.testing.assert_close(strided, plain, rtol=0, atol=0)
+    leaf = x.t().contiguous().t().requires_grad_()
+    (strided,) = torch.autograd.grad(noise.apply(leaf, draw), leaf, grad)
+    assert torch.equal(strided, plain)
+
+
+# The edge of geometric mixing's domain.
+
+
+@pytest.mark.parametrize("coef", [0.01, 0.5, 0.7, 1 - 2**-24])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradient_at_low_is_0(coef, dtype):
+    x = torch.tensor([[0.0], [0.0], [3.0]]).to(dtype)
+    partner = torch.tensor([[1, 2, 0]])
+    draw = Draw(torch.tensor(0), partner, torch.full((1, 3), coef), function="geometric")
+    # Row 2 gets 0 as well: its derivative is c (0/3)^(1-c), and (1-c) (0/3)^c from row 1.
+    assert gradient(x, draw, torch.ones(1, 3, 1).to(dtype)).tolist() == [[0.0], [0.0], [0.0]]
+
+
+@pytest.mark.parametrize("name", ["geometric", "dacl+"])
+def test_the_row_that_auto_takes_low_from_gets_no_geometric_gradient(name):
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    noise = get_noise(name)
+    draw = noise.sample(x, views=2, seed=0)
+    if name == "dacl+":
+        draw = replace(draw, kind=torch.ones_like(draw.kind))  # geometric everywhere
+    got = gradient(x, draw, torch.ones(2, 50, 6))
+    assert (got[x == draw.low] == 0).all()
+    assert (got[x > draw.low] > 0).all()
+
+
+@pytest.mark.parametrize("views", [1, 8])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradients_are_finite_for_any_finite_data(dtype, views):
+    """Zeros, subnormals and the largest numbers beside each other, so ratios of any size."""
+    info = torch.finfo(dtype)
+    tiny = info.smallest_normal * info.eps
+    values = [0.0, tiny, info.smallest_normal, 1e-3, 1.0, 1e3, info.max]
+    pairs = torch.tensor([[a, b] for a in values for b in values], dtype=torch.float64)
+    x = pairs.reshape(-1, 1).to(dtype)
+    partner = (torch.arange(len(x)) ^ 1).repeat(views, 1)  # the other row of the pair
+    broken = []
+    for coef in (2**-24, 0.01, 0.3, 0.5, 0.7, 0.99, 1 - 2**-24):
+        coefs = torch.full((views, len(x)), coef)
+        draw = Draw(torch.tensor(0), partner, coefs, function="geometric")
+        got = gradient(x, draw, torch.ones(views, len(x), 1, dtype=dtype)).flatten()
+        where = ~got.isfinite()
+        met = zip(x[where, 0].tolist(), x[partner[0]][where, 0].tolist(), strict=True)
+        broken += [(coef, *values) for values in met]
+    assert broken == []  # coefficient, value, partner's value
+
+
+def test_second_derivatives_are_refused():
+    """They are not defined, and a penalty on gradients must not silently train on nothing."""
+    leaf = torch.rand(4, 3, requires_grad=True)
+    noise = get_noise("geometric", low=0.0)
+    draw = noise.sample(leaf.detach(), seed=0)
+    (first,) = torch.autograd.grad(noise.apply(leaf, draw).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(first.square().sum(), leaf)
