@@ -1,7 +1,7 @@
 """All views of a batch in PyTorch: x+ = mix(x_i, x_j) row by row, forward and backward.
 
-Works through blocks of rows that stay in cache. Memory: the views, and for geometric mixing the
-logarithm of x. Arithmetic in float32 for half types; see ``random.py`` for the random bits.
+Works through blocks of rows that stay in cache, and needs no memory but for the views. Arithmetic
+in float32 for half types; see ``random.py`` for the random bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from mixnoise._torch import random
 from mixnoise.draw import FUNCTIONS
 
-_BLOCK_ELEMENTS = 2**18
+_BLOCK_ELEMENTS = 2**19
+_COLUMN_GROUP_ELEMENTS = 2**22
 # Stands for log2(0): finite, so that no product with a zero coefficient is NaN, and exp2 of any
 # share of it that occurs is 0.
 _LOG2_ZERO = -1e30
@@ -45,18 +46,14 @@ def _groups(kind: Tensor | None, function: str) -> Iterator[tuple[str, Tensor | 
         raise ValueError(f"draw.kind must be in 0..{len(FUNCTIONS) - 1}, got {int(kind.max())}")
 
 
-def _row_blocks(
-    rows: Tensor | None, n_rows: int, n_columns: int, device: torch.device
-) -> Iterator[tuple[Tensor, slice | Tensor]]:
-    """Blocks of rows as (index tensor, what selects them fastest)."""
+def _row_blocks(rows: Tensor | None, n_rows: int, n_columns: int) -> Iterator[slice | Tensor]:
+    """Blocks of rows; a slice where they are neighbours, which is faster."""
     step = max(1, _BLOCK_ELEMENTS // max(1, n_columns))
     for start in range(0, n_rows if rows is None else rows.numel(), step):
         if rows is None:
-            stop = min(start + step, n_rows)
-            yield torch.arange(start, stop, device=device), slice(start, stop)
+            yield slice(start, min(start + step, n_rows))
         else:
-            block = rows[start : start + step]
-            yield block, block
+            yield rows[start : start + step]
 
 
 def _take(source: Tensor, block: slice | Tensor) -> Tensor:
@@ -71,9 +68,7 @@ def _put(target: Tensor, block: slice | Tensor, rows: Tensor) -> None:
 
 
 def _log2(x: Tensor, low: Tensor | None) -> Tensor:
-    wide = x.to(arithmetic_dtype(x.dtype))
-    shifted = wide.clone() if low is None else wide - low
-    return shifted.log2_().clamp_(min=_LOG2_ZERO)
+    return (x if low is None else x - low).log2().clamp_(min=_LOG2_ZERO)
 
 
 def mix(
@@ -90,33 +85,70 @@ def mix(
     _check_partners(partner, n_rows)
     out = x.new_empty(n_views, n_rows, n_columns)
     wide = arithmetic_dtype(x.dtype)
-    key_low, key_high = random.keys(seed, random.STREAM_ELEMENT, n_views)
+    bits = random.ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
-        source = _log2(x, low) if name == "geometric" else x
-        for v in range(n_views):
-            for index, block in _row_blocks(rows, n_rows, n_columns, x.device):
-                own, c = _take(source, block), coef[v, block]
-                key = key_low[v], key_high[v], index
+        if name == "geometric":
+            _mix_geometric(x, partner, coef, rows, low, out)
+            continue
+        for block in _row_blocks(rows, n_rows, n_columns):
+            own = _take(x, block)
+            for v in range(n_views):
+                c = coef[v, block, None]
                 if name == "gaussian":
-                    deviate = random.normal(*key, n_columns).mul_(c[:, None])
+                    deviate = bits.normal(v, block).mul_(c)
                     _put(out[v], block, own.to(wide) + deviate)
                     continue
-                other = source.index_select(0, partner[v, block])
+                # Straight into the result where it can hold what is computed.
+                direct = isinstance(block, slice) and (name == "binary" or x.dtype == wide)
+                other = torch.index_select(
+                    x, 0, partner[v, block], out=out[v, block] if direct else None
+                )
                 if name == "binary":
-                    mask = random.keep_mask(*key, c, n_columns)
-                    _put(out[v], block, _select(mask, own, other))
-                    continue
-                c = c.to(wide)[:, None]
-                mixed = other.to(wide).lerp_(own.to(wide), c)
-                if name == "geometric":
-                    mixed.exp2_()
-                    if low is not None:
-                        mixed += low
-                # lerp computes x - (x - x_j)(1-c), which loses -0.0 and makes inf NaN at c = 1.
-                _put(out[v], block, mixed)
-            if name in ("linear", "geometric"):
-                _restore_unmixed(out[v], x, coef[v], rows)
+                    mixed = _select(bits.keep_mask(v, block, c), own, other)
+                else:
+                    # lerp computes x - (x - x_j)(1-c), which loses -0.0 and makes inf NaN at c = 1.
+                    mixed = other.to(wide).lerp_(own.to(wide), c.to(wide))
+                if not direct:
+                    _put(out[v], block, mixed)
+        if name == "linear":
+            _restore_unmixed(out, x, coef, rows)
     return out
+
+
+def _mix_geometric(
+    x: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    rows: Tensor | None,
+    low: Tensor | None,
+    out: Tensor,
+) -> None:
+    """exp2(c log2(x - low) + (1-c) log2(x_j - low)) + low, into ``out``.
+
+    One logarithm an element, whatever the number of views, and column by column group, since the
+    logarithms of all rows are needed at once but should stay in cache.
+    """
+    n_rows, n_columns = x.shape
+    wide = arithmetic_dtype(x.dtype)
+    width = max(16, _COLUMN_GROUP_ELEMENTS // n_rows)
+    for start in range(0, n_columns, width):
+        columns = slice(start, start + width)
+        floor = low if low is None or low.ndim == 0 else low[columns]
+        # log2 is several times slower on rows with gaps between them.
+        logarithm = _log2(x[:, columns].contiguous().to(wide), floor)
+        for block in _row_blocks(rows, n_rows, logarithm.shape[1]):
+            own = _take(logarithm, block)
+            for v in range(partner.shape[0]):
+                mixed = logarithm.index_select(0, partner[v, block])
+                mixed.lerp_(own, coef[v, block, None].to(wide))
+                if isinstance(block, slice) and floor is None and x.dtype == wide:
+                    torch.exp2(mixed, out=out[v, block, columns])
+                    continue
+                mixed.exp2_()
+                if floor is not None:
+                    mixed += floor
+                _put(out[v, :, columns], block, mixed)
+    _restore_unmixed(out, x, coef, rows)
 
 
 def _check_partners(partner: Tensor, n_rows: int) -> None:
@@ -128,28 +160,29 @@ def _check_partners(partner: Tensor, n_rows: int) -> None:
             raise ValueError(f"draw.partner must be a row in 0..{n_rows - 1}, got {worst}")
 
 
-def _restore_unmixed(view: Tensor, x: Tensor, coef: Tensor, rows: Tensor | None) -> None:
+def _restore_unmixed(views: Tensor, x: Tensor, coef: Tensor, rows: Tensor | None) -> None:
     """Where the coefficient is 1 the row is x's own, bit for bit."""
-    unmixed = coef == 1
-    if rows is not None:
-        unmixed = unmixed & torch.zeros_like(unmixed).index_fill_(0, rows, True)
-    if x.is_cpu:
-        index = unmixed.nonzero()[:, 0]
-        if index.numel():
-            view.index_copy_(0, index, x.index_select(0, index))
-    else:
-        torch.where(unmixed[:, None], x, view, out=view)
+    for view, c in zip(views, coef, strict=True):
+        unmixed = c == 1
+        if rows is not None:
+            unmixed = unmixed & torch.zeros_like(unmixed).index_fill_(0, rows, True)
+        if x.is_cpu:
+            index = unmixed.nonzero()[:, 0]
+            if index.numel():
+                view.index_copy_(0, index, x.index_select(0, index))
+        else:
+            torch.where(unmixed[:, None], x, view, out=view)
 
 
 def _select(mask: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    """own where mask is -1, other where it is 0, on the bits of any dtype."""
-    dtype, width = own.dtype, own.dtype.itemsize
+    """own where mask is -1, other where it is 0, on the bits of any dtype, in place of other."""
+    width = own.dtype.itemsize
     if width == 16:
         mask, width = mask.repeat_interleave(2, dim=1), 8
     integer = _INTEGER_OF_SIZE[width]
-    own, other = own.contiguous().view(integer), other.view(integer)
-    difference = (own ^ other).bitwise_and_(mask.to(integer))
-    return difference.bitwise_xor_(other).view(dtype)
+    bits = other.view(integer)
+    bits ^= (own.contiguous().view(integer) ^ bits).bitwise_and_(mask.to(integer))
+    return other
 
 
 def mix_backward(
@@ -171,29 +204,25 @@ def mix_backward(
     wide = arithmetic_dtype(x.dtype)
     own_grad = grad.new_zeros(n_rows, n_columns, dtype=wide)
     other_grad = grad.new_zeros(n_views, n_rows, n_columns, dtype=wide)
-    key_low, key_high = random.keys(seed, random.STREAM_ELEMENT, n_views)
+    bits = random.ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
-        source = _log2(x, low) if name == "geometric" else None
-        for v in range(n_views):
-            for index, block in _row_blocks(rows, n_rows, n_columns, x.device):
-                g = grad[v, block].to(wide)
+        for block in _row_blocks(rows, n_rows, n_columns):
+            if name == "geometric":
+                own = _log2(_take(x, block).to(wide), low)
+            for v in range(n_views):
+                g = _take(grad[v], block).to(wide)
                 c = coef[v, block, None].to(wide)
                 if name == "gaussian":
                     own_grad[block] += g
                     continue
                 if name == "binary":
-                    mask = random.keep_mask(
-                        key_low[v], key_high[v], index, coef[v, block], n_columns
-                    )
-                    to_own = g * -mask
+                    to_own = g * -bits.keep_mask(v, block, coef[v, block, None])
                     to_other = g - to_own
                 elif name == "linear":
                     to_own, to_other = g * c, g * (1 - c)
                 else:
-                    assert source is not None
-                    to_own, to_other = _geometric_backward(
-                        g, c, source[block], source.index_select(0, partner[v, block])
-                    )
+                    drawn = x.index_select(0, partner[v, block]).to(wide)
+                    to_own, to_other = _geometric_backward(g, c, own, _log2(drawn, low))
                 # An unmixed row is the identity, also where geometric's derivative is not.
                 unmixed = c == 1
                 own_grad[block] += torch.where(unmixed, g, to_own)

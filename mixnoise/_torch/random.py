@@ -37,19 +37,28 @@ def keys(seed: Tensor, stream: int, views: int) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _lcg(v: Tensor) -> Tensor:
+    return v * 1664525 + 1013904223
+
+
+def _rounds(x: Tensor, y: Tensor, z: Tensor, w: Tensor, out: Tensor | None = None) -> list[Tensor]:
+    """pcg4d after its linear congruential step; into ``out[0]`` to ``out[3]`` if given."""
+    x = torch.addcmul(x, y, w)
+    y = torch.addcmul(y, z, x)
+    z = torch.addcmul(z, x, y)
+    w = torch.addcmul(w, y, z)
+    x, y, z, w = (_fold(v) for v in (x, y, z, w))
+    out_x, out_y, out_z, out_w = (None,) * 4 if out is None else out.unbind()
+    x = torch.addcmul(x, y, w, out=out_x)
+    y = torch.addcmul(y, z, x, out=out_y)
+    z = torch.addcmul(z, x, y, out=out_z)
+    w = torch.addcmul(w, y, z, out=out_w)
+    return [x, y, z, w]
+
+
+def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> list[Tensor]:
     """Four hashed int32 words from four int32 words that broadcast against each other."""
-    x, y, z, w = (v * 1664525 + 1013904223 for v in (x, y, z, w))
-    x = torch.addcmul(x, y, w)
-    y = torch.addcmul(y, z, x)
-    z = torch.addcmul(z, x, y)
-    w = torch.addcmul(w, y, z)
-    x, y, z, w = (v ^ ((v >> 16) & 0xFFFF) for v in (x, y, z, w))
-    x = torch.addcmul(x, y, w)
-    y = torch.addcmul(y, z, x)
-    z = torch.addcmul(z, x, y)
-    w = torch.addcmul(w, y, z)
-    return x, y, z, w
+    return _rounds(_lcg(x), _lcg(y), _lcg(z), _lcg(w))
 
 
 def _fold(word: Tensor) -> Tensor:
@@ -93,39 +102,53 @@ def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tens
     return (((word.long() & 0xFFFFFFFF) * n_kinds) >> 32).to(torch.uint8)
 
 
-def _element_words(low: Tensor, high: Tensor, row: Tensor, n_columns: int, lanes: int) -> Tensor:
-    """Words for a block of rows, int32 ``(R, 4, B)``; one hash serves ``lanes`` columns.
+class ElementHash:
+    """Random bits for the elements of all views of ``(n_rows, n_columns)``, block by block.
 
-    Word q of block b serves neighbouring columns of the q-th quarter, so that memory is read and
-    written in runs. B is a multiple of 4, so that those runs are aligned to 16 bytes.
+    One hash serves 4 or 8 columns: word q of block b serves neighbouring columns of the q-th
+    quarter, so that memory is read and written in runs. The number of blocks B is a multiple of 4,
+    so that those runs are aligned to 16 bytes.
     """
-    n_blocks = math.ceil(n_columns / lanes / 4) * 4
-    block = torch.arange(n_blocks, dtype=torch.int32, device=row.device)
-    words = torch.stack(pcg4d(low, high, row.int()[:, None], block), dim=1)
-    return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
 
+    def __init__(self, seed: Tensor, views: int, n_rows: int, n_columns: int) -> None:
+        low, high = keys(seed, STREAM_ELEMENT, views)
+        self._x, self._y = _lcg(low), _lcg(high)
+        self._z = _lcg(torch.arange(n_rows, dtype=torch.int32, device=seed.device))[:, None]
+        self._n_columns = n_columns
+        self._w: dict[int, Tensor] = {}
 
-def keep_mask(low: Tensor, high: Tensor, row: Tensor, coef: Tensor, n_columns: int) -> Tensor:
-    """Bernoulli(coef) per element as int32 ``(R, n_columns)``: -1 keeps, 0 swaps.
+    def _words(self, view: int, rows: slice | Tensor, columns_per_hash: int) -> Tensor:
+        """int32 ``(4, R, B)``."""
+        if columns_per_hash not in self._w:
+            n_blocks = math.ceil(self._n_columns / columns_per_hash / 4) * 4
+            block = torch.arange(n_blocks, dtype=torch.int32, device=self._z.device)
+            self._w[columns_per_hash] = _lcg(block)
+        z, w = self._z[rows], self._w[columns_per_hash]
+        words = torch.empty(4, z.shape[0], w.shape[0], dtype=torch.int32, device=z.device)
+        _rounds(self._x[view], self._y[view], z, w, out=words)
+        return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
 
-    16 bits an element: coef ``(R,)`` is rounded to 2^-16, and 1 keeps everything. The mask comes
-    from a subtraction and a shift because comparisons to bool are several times slower on CPU.
-    """
-    words = _element_words(low, high, row, n_columns, lanes=8)
-    lane = words.view(torch.int16).flatten(1).to(torch.int32)[:, :n_columns]
-    threshold = (coef * 65536).round().to(torch.int32) - 32768  # lanes are signed
-    return (lane - threshold[:, None]).bitwise_right_shift_(31)
+    def keep_mask(self, view: int, rows: slice | Tensor, coef: Tensor) -> Tensor:
+        """Bernoulli(coef) per element as int32 ``(R, n_columns)``: -1 keeps, 0 swaps.
 
+        16 bits an element: coef ``(R, 1)`` is rounded to 2^-16, and 1 keeps everything. The mask
+        comes from a subtraction and a shift because comparisons to bool are several times slower
+        on a CPU.
+        """
+        lane = self._words(view, rows, 8).view(torch.int16).transpose(0, 1)  # (R, 4, 2B)
+        mask = torch.empty(lane.shape, dtype=torch.int32, device=lane.device).copy_(lane)
+        threshold = (coef * 65536).round().to(torch.int32) - 32768  # lanes are signed
+        mask.sub_(threshold[..., None]).bitwise_right_shift_(31)
+        return mask.flatten(1)[:, : self._n_columns]
 
-def normal(low: Tensor, high: Tensor, row: Tensor, n_columns: int) -> Tensor:
-    """Standard normal deviates by Box and Muller, float32 ``(R, n_columns)``.
+    def normal(self, view: int, rows: slice | Tensor) -> Tensor:
+        """Standard normal deviates by Box and Muller, float32 ``(R, n_columns)``.
 
-    The radius has 31 bits, exact towards zero, and so reaches 6.6 standard deviations.
-    """
-    words = _element_words(low, high, row, n_columns, lanes=4)
-    radius = (words[:, :2] & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
-    radius.log_().mul_(-2.0).sqrt_()
-    angle = words[:, 2:].float().mul_(math.pi * 2.0**-31)
-    return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), 1).flatten(1)[
-        :, :n_columns
-    ]
+        The radius has 31 bits, exact towards zero, and so reaches 6.6 standard deviations.
+        """
+        words = self._words(view, rows, 4)
+        radius = (words[:2] & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
+        radius.log_().mul_(-2.0).sqrt_()
+        angle = words[2:].float().mul_(math.pi * 2.0**-31)
+        deviate = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)))  # (4, R, B)
+        return deviate.transpose(0, 1).flatten(1)[:, : self._n_columns]

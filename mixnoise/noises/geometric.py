@@ -65,7 +65,8 @@ class GeometricLow(Mixup):
                 ) from None
         else:
             low = torch.tensor(float(self.low), dtype=x.dtype, device=x.device)
-        if x.is_cpu and not (x.amin(0) >= low).all():  # NaN also gets here, and is let through
+        smallest = x.amin(0) if low.ndim else x.amin()
+        if x.is_cpu and not (smallest >= low).all():  # NaN also gets here, and is let through
             below = x[x < low]
             if below.numel():
                 raise ValueError(
