@@ -86,7 +86,7 @@ def speed_mixing(result: dict[str, Any]) -> str:
         rows.append([f"`{name[1]}`", *cells])
     head = ["one view of 4,096 x 784", "time", "copies of x", "against eager", "against compiled"]
     (step,) = _named(result, "test_dacl_step")
-    share = step["peers"]["mixing and loss"]["median"] / step["ours"]["median"]
+    share = step["ratio"]["mixing and loss"]
     return (
         f"{table(head, rows)}\n\n"
         "Drawing and mixing in float32 on a CPU, median; in copies of x into a warm buffer, and "

@@ -14,20 +14,22 @@ from mixnoise import get_noise
 ROOT = Path(__file__).parent.parent
 
 
-def test_condense_gives_ratios_of_medians():
+def test_condense_compares_within_a_round():
+    # In the second round the machine was ten times slower.
     report = {
         "benchmarks": [
             {
                 "name": "test_one_view[linear]",
-                "stats": {"median": 0.5, "min": 0.4, "rounds": 3},
-                "extra_info": {"rows": 4, "peers": {"eager": {"median": 1.5, "min": 1.0}}},
+                "stats": {"data": [1.0, 10.0, 1.0]},
+                "extra_info": {"rows": 4, "peers": {"eager": [3.0, 30.0, 4.0]}},
             }
         ]
     }
     (case,) = condense(report)
     assert case["ratio"] == {"eager": 3.0}
-    assert case["rows"] == 4
-    assert case["rounds"] == 3
+    assert case["ours"] == {"median": 1.0, "min": 1.0}
+    assert case["peers"] == {"eager": {"median": 4.0, "min": 3.0}}
+    assert (case["rows"], case["rounds"]) == (4, 3)
 
 
 def test_fill_replaces_what_stands_between_the_marks(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -20,22 +21,33 @@ FOLDER = Path(__file__).parent
 
 
 def condense(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """One object a case: our median and best seconds, the peers', and the ratios of medians."""
+    """One object a case: median and best seconds of all sides, and the peers' ratios to ours.
+
+    A ratio is the median over rounds of the two times of one round, so that what slows the machine
+    for a while slows both sides of it.
+    """
     cases = []
     for case in report["benchmarks"]:
-        stats, info = case["stats"], dict(case["extra_info"])
+        info, ours = dict(case["extra_info"]), case["stats"]["data"]
         peers = info.pop("peers", {})
         cases.append(
             {
                 "name": case["name"],
                 **info,
-                "rounds": stats["rounds"],
-                "ours": {"median": stats["median"], "min": stats["min"]},
-                "peers": peers,
-                "ratio": {name: peer["median"] / stats["median"] for name, peer in peers.items()},
+                "rounds": len(ours),
+                "ours": _summary(ours),
+                "peers": {name: _summary(times) for name, times in peers.items()},
+                "ratio": {
+                    name: statistics.median(t / o for t, o in zip(times, ours, strict=True))
+                    for name, times in peers.items()
+                },
             }
         )
     return cases
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(times), "min": min(times)}
 
 
 def main() -> int:

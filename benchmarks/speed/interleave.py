@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +22,4 @@ def interleave(benchmark: Any, ours: Candidate, peers: dict[str, Candidate], rou
     for candidate in (*peers.values(), ours):
         candidate()  # compiles, and warms the allocator
     benchmark.pedantic(ours, setup=run_peers, rounds=rounds)
-    benchmark.extra_info["peers"] = {
-        name: {"median": statistics.median(t), "min": min(t)} for name, t in times.items()
-    }
+    benchmark.extra_info["peers"] = times

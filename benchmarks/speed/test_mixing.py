@@ -53,7 +53,7 @@ def test_one_view(benchmark, name):
             "compiled": lambda: compiled(x, strength),
             "copy": lambda: warm.copy_(x),  # last, so that neither it nor ours finds x in cache
         },
-        rounds=40,
+        rounds=60,
     )
 
 
@@ -61,4 +61,4 @@ def test_dacl_plus(benchmark):
     x = torch.rand(N, F, generator=torch.Generator().manual_seed(0))
     noise, warm = get_noise("dacl+", low=0.0), torch.empty_like(x)
     benchmark.extra_info.update(rows=N, columns=F)
-    interleave(benchmark, lambda: noise(x), {"copy": lambda: warm.copy_(x)}, rounds=40)
+    interleave(benchmark, lambda: noise(x), {"copy": lambda: warm.copy_(x)}, rounds=60)

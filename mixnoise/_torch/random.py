@@ -11,6 +11,7 @@ PyTorch has few unsigned operations, so words are int32 and wrap around.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def _rounds(x: Tensor, y: Tensor, z: Tensor, w: Tensor, out: Tensor | None = Non
     y = torch.addcmul(y, z, x)
     z = torch.addcmul(z, x, y)
     w = torch.addcmul(w, y, z)
-    x, y, z, w = (_fold(v) for v in (x, y, z, w))
+    x, y, z, w = (v ^ ((v >> 16) & 0xFFFF) for v in (x, y, z, w))
     out_x, out_y, out_z, out_w = (None,) * 4 if out is None else out.unbind()
     x = torch.addcmul(x, y, w, out=out_x)
     y = torch.addcmul(y, z, x, out=out_y)
@@ -61,16 +62,21 @@ def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> list[Tensor]:
     return _rounds(_lcg(x), _lcg(y), _lcg(z), _lcg(w))
 
 
-def _fold(word: Tensor) -> Tensor:
-    return word ^ ((word >> 16) & 0xFFFF)
+def _hash(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    """pcg4d after its linear congruential step, and a last xorshift: int32 ``(4, *shape)``."""
+    shape = torch.broadcast_shapes(x.shape, y.shape, z.shape, w.shape)
+    words = torch.empty(4, *shape, dtype=torch.int32, device=z.device)
+    _rounds(x, y, z, w, out=words)
+    return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
 
 
-def _row_words(seed: Tensor, stream: int, views: int, n_rows: int) -> tuple[Tensor, ...]:
-    """Four int32 words for each view and row, each ``(views, n_rows)``."""
+def _row_words(seed: Tensor, stream: int, views: int, n_rows: int) -> Tensor:
+    """Four int32 words for each view and row, ``(4, views, n_rows)``."""
     low, high = keys(seed, stream, views)
     row = torch.arange(n_rows, dtype=torch.int32, device=seed.device)
-    words = pcg4d(low[:, None], high[:, None], row, torch.zeros_like(row[:1]))
-    return tuple(_fold(word) for word in words)
+    return _hash(
+        _lcg(low[:, None]), _lcg(high[:, None]), _lcg(row), _lcg(torch.zeros_like(row[:1]))
+    )
 
 
 def draw_rows(
@@ -81,14 +87,13 @@ def draw_rows(
     A partner is uniform over the other rows, from 64 bits; a coefficient has 24 bits. With
     ``per_batch`` all rows of a view share row 0's coefficient.
     """
-    w0, w1, w2, _ = _row_words(seed, STREAM_ROW, views, n_rows)
+    words = _row_words(seed, STREAM_ROW, views, n_rows)
     # The upper half of the product (w0 w1) * (n_rows - 1): high bits decide, as they are the best.
-    high, low = ((w.long() & 0xFFFFFFFF) * (n_rows - 1) for w in (w0, w1))
+    high, low = (words[:2].long() & 0xFFFFFFFF) * (n_rows - 1)
     partner = (high + (low >> 32)) >> 32
     partner += partner >= torch.arange(n_rows, device=seed.device)
-    if per_batch:
-        w2 = w2[:, :1].repeat(1, n_rows)
-    u = ((w2 >> 8) & 0xFFFFFF).float() * 2.0**-24
+    word = words[2, :, :1].repeat(1, n_rows) if per_batch else words[2]
+    u = ((word >> 8) & 0xFFFFFF).float() * 2.0**-24
     # One float32 above alpha: rounding must not reach alpha itself.
     coef = (1 - u * (1 - alpha)).clamp_(min=min(1.0, alpha * (1 + 2**-23)))
     return partner, coef
@@ -96,7 +101,7 @@ def draw_rows(
 
 def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
     """uint8 ``(n_rows,)``, uniform over 0..n_kinds-1; one for all rows with ``per_batch``."""
-    word = _row_words(seed, STREAM_KIND, 1, n_rows)[0][0]
+    word = _row_words(seed, STREAM_KIND, 1, n_rows)[0, 0]
     if per_batch:
         word = word[:1].repeat(n_rows)
     return (((word.long() & 0xFFFFFFFF) * n_kinds) >> 32).to(torch.uint8)
@@ -111,22 +116,24 @@ class ElementHash:
     """
 
     def __init__(self, seed: Tensor, views: int, n_rows: int, n_columns: int) -> None:
-        low, high = keys(seed, STREAM_ELEMENT, views)
-        self._x, self._y = _lcg(low), _lcg(high)
-        self._z = _lcg(torch.arange(n_rows, dtype=torch.int32, device=seed.device))[:, None]
-        self._n_columns = n_columns
+        self._seed, self._views, self._n_rows, self._n_columns = seed, views, n_rows, n_columns
         self._w: dict[int, Tensor] = {}
+
+    @cached_property
+    def _xyz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys of each view and the rows, ready for the rounds; only made where they are used."""
+        low, high = keys(self._seed, STREAM_ELEMENT, self._views)
+        row = torch.arange(self._n_rows, dtype=torch.int32, device=self._seed.device)
+        return _lcg(low), _lcg(high), _lcg(row)[:, None]
 
     def _words(self, view: int, rows: slice | Tensor, columns_per_hash: int) -> Tensor:
         """int32 ``(4, R, B)``."""
+        x, y, z = self._xyz
         if columns_per_hash not in self._w:
             n_blocks = math.ceil(self._n_columns / columns_per_hash / 4) * 4
-            block = torch.arange(n_blocks, dtype=torch.int32, device=self._z.device)
+            block = torch.arange(n_blocks, dtype=torch.int32, device=z.device)
             self._w[columns_per_hash] = _lcg(block)
-        z, w = self._z[rows], self._w[columns_per_hash]
-        words = torch.empty(4, z.shape[0], w.shape[0], dtype=torch.int32, device=z.device)
-        _rounds(self._x[view], self._y[view], z, w, out=words)
-        return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
+        return _hash(x[view], y[view], z[rows], self._w[columns_per_hash])
 
     def keep_mask(self, view: int, rows: slice | Tensor, coef: Tensor) -> Tensor:
         """Bernoulli(coef) per element as int32 ``(R, n_columns)``: -1 keeps, 0 swaps.
