@@ -1,7 +1,7 @@
 """All views of a batch in PyTorch: x+ = mix(x_i, x_j) row by row, forward and backward.
 
-Works through blocks of rows that stay in cache, and needs no memory but for the views. Arithmetic
-in float32 for half types; see ``random.py`` for the random bits.
+Works through blocks of rows that stay in cache, so it needs little memory beyond the views.
+Arithmetic in float32 for half types; see ``random.py`` for the random bits.
 """
 
 from __future__ import annotations
