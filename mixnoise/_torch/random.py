@@ -42,41 +42,52 @@ def _lcg(v: Tensor) -> Tensor:
     return v * 1664525 + 1013904223
 
 
-def _rounds(x: Tensor, y: Tensor, z: Tensor, w: Tensor, out: Tensor | None = None) -> list[Tensor]:
-    """pcg4d after its linear congruential step; into ``out[0]`` to ``out[3]`` if given."""
+def _fold_(v: Tensor, scratch: Tensor) -> None:
+    """v ^= v >> 16, as if v were unsigned."""
+    torch.bitwise_right_shift(v, 16, out=scratch)
+    v.bitwise_xor_(scratch.bitwise_and_(0xFFFF))
+
+
+def _rounds(x: Tensor, y: Tensor, z: Tensor, w: Tensor, words: Tensor) -> Tensor:
+    """pcg4d after its linear congruential step, into ``words[:4]``; ``words[4:]`` is scratch.
+
+    ``words`` is ``(8, *shape)``. In place, since fresh memory costs more than the arithmetic; but x
+    keeps the smaller shape of x, y and w until z, which has the rows, is mixed into it.
+    """
+    out_x, out_y, out_z, out_w = words[:4].unbind()
     x = torch.addcmul(x, y, w)
-    y = torch.addcmul(y, z, x)
-    z = torch.addcmul(z, x, y)
-    w = torch.addcmul(w, y, z)
-    x, y, z, w = (v ^ ((v >> 16) & 0xFFFF) for v in (x, y, z, w))
-    out_x, out_y, out_z, out_w = (None,) * 4 if out is None else out.unbind()
-    x = torch.addcmul(x, y, w, out=out_x)
-    y = torch.addcmul(y, z, x, out=out_y)
-    z = torch.addcmul(z, x, y, out=out_z)
-    w = torch.addcmul(w, y, z, out=out_w)
-    return [x, y, z, w]
+    torch.addcmul(y, z, x, out=out_y)
+    torch.addcmul(z, x, out_y, out=out_z)
+    torch.addcmul(w, out_y, out_z, out=out_w)
+    _fold_(x, torch.empty_like(x))
+    _fold_(words[1:4], words[4:7])
+    torch.addcmul(x, out_y, out_w, out=out_x)
+    out_y.addcmul_(out_z, out_x)
+    out_z.addcmul_(out_x, out_y)
+    out_w.addcmul_(out_y, out_z)
+    return words[:4]
 
 
-def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> list[Tensor]:
-    """Four hashed int32 words from four int32 words that broadcast against each other."""
-    return _rounds(_lcg(x), _lcg(y), _lcg(z), _lcg(w))
+def pcg4d(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    """Four hashed int32 words from four int32 words of one shape: ``(4, *shape)``."""
+    words = torch.empty(8, *x.shape, dtype=torch.int32, device=x.device)
+    return _rounds(_lcg(x), _lcg(y), _lcg(z), _lcg(w), words)
 
 
-def _hash(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
-    """pcg4d after its linear congruential step, and a last xorshift: int32 ``(4, *shape)``."""
-    shape = torch.broadcast_shapes(x.shape, y.shape, z.shape, w.shape)
-    words = torch.empty(4, *shape, dtype=torch.int32, device=z.device)
-    _rounds(x, y, z, w, out=words)
-    return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
+def _hash(x: Tensor, y: Tensor, z: Tensor, w: Tensor, words: Tensor) -> Tensor:
+    """``_rounds``, and a last fold."""
+    hashed = _rounds(x, y, z, w, words)
+    _fold_(hashed, words[4:])
+    return hashed
 
 
 def _row_words(seed: Tensor, stream: int, views: int, n_rows: int) -> Tensor:
     """Four int32 words for each view and row, ``(4, views, n_rows)``."""
     low, high = keys(seed, stream, views)
     row = torch.arange(n_rows, dtype=torch.int32, device=seed.device)
-    return _hash(
-        _lcg(low[:, None]), _lcg(high[:, None]), _lcg(row), _lcg(torch.zeros_like(row[:1]))
-    )
+    words = torch.empty(8, views, n_rows, dtype=torch.int32, device=seed.device)
+    x, y = _lcg(low[:, None]), _lcg(high[:, None])
+    return _hash(x, y, _lcg(row), _lcg(torch.zeros_like(row[:1])), words)
 
 
 def draw_rows(
@@ -118,6 +129,7 @@ class ElementHash:
     def __init__(self, seed: Tensor, views: int, n_rows: int, n_columns: int) -> None:
         self._seed, self._views, self._n_rows, self._n_columns = seed, views, n_rows, n_columns
         self._w: dict[int, Tensor] = {}
+        self._scratch = torch.empty(0, dtype=torch.int32, device=seed.device)
 
     @cached_property
     def _xyz(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,13 +139,19 @@ class ElementHash:
         return _lcg(low), _lcg(high), _lcg(row)[:, None]
 
     def _words(self, view: int, rows: slice | Tensor, columns_per_hash: int) -> Tensor:
-        """int32 ``(4, R, B)``."""
+        """int32 ``(4, R, B)``, gone with the next call."""
         x, y, z = self._xyz
+        z = z[rows]
         if columns_per_hash not in self._w:
             n_blocks = math.ceil(self._n_columns / columns_per_hash / 4) * 4
             block = torch.arange(n_blocks, dtype=torch.int32, device=z.device)
             self._w[columns_per_hash] = _lcg(block)
-        return _hash(x[view], y[view], z[rows], self._w[columns_per_hash])
+        w = self._w[columns_per_hash]
+        size = 8 * z.numel() * w.numel()
+        if self._scratch.numel() < size:
+            self._scratch = self._scratch.new_empty(size)
+        words = self._scratch[:size].view(8, z.numel(), w.numel())
+        return _hash(x[view], y[view], z, w, words)
 
     def keep_mask(self, view: int, rows: slice | Tensor, coef: Tensor) -> Tensor:
         """Bernoulli(coef) per element as int32 ``(R, n_columns)``: -1 keeps, 0 swaps.
