@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +25,12 @@ def _kind(value: object) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
+def unit_rows(z: Tensor) -> Tensor:
+    """Rows of length 1 without overflow or underflow on the way; a row of zeros stays zero."""
+    largest = z.abs().amax(1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
+    return F.normalize(z / largest)
+
+
 def alignment(z1: Tensor, z2: Tensor) -> float:
     """Mean squared distance of positives on the unit sphere, in [0, 4]; lower is closer.
 
@@ -42,7 +50,7 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
         raise ValueError(
             f"z1 and z2 must have the same shape, got {tuple(z1.shape)} and {tuple(z2.shape)}"
         )
-    return (F.normalize(z1) - F.normalize(z2)).square().sum(1).mean().item()
+    return (unit_rows(z1) - unit_rows(z2)).square().sum(1).mean().item()
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> float:
@@ -62,17 +70,18 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
 
     Source: Wang and Isola, arXiv 2005.10242.
     """
-    z = F.normalize(_check("z", z, 2))
+    z = unit_rows(_check("z", z, 2))
     if not t > 0:
         raise ValueError(f"t must be > 0, got {t}")
-    n = z.shape[0]
-    total = z.new_zeros((), dtype=torch.float64)
+    n, square = z.shape[0], z.square().sum(1)
+    rows = []
     for start in range(0, n, _ROWS_PER_BLOCK):
-        block = z[start : start + _ROWS_PER_BLOCK]
-        kernel = (2 * t * (block @ z.T - 1)).exp_()
-        kernel.diagonal(start).zero_()
-        total += kernel.sum(dtype=torch.float64)
-    return (total / (n * (n - 1))).log().item()
+        block = slice(start, start + _ROWS_PER_BLOCK)
+        # -t |z_i - z_j|^2 by the squares, which are 0 and not 1 for rows of zeros.
+        exponent = (2 * z[block] @ z.T - square[block, None] - square).clamp_(max=0).mul_(t)
+        exponent.diagonal(start).fill_(-math.inf)
+        rows.append(exponent.logsumexp(1).double())
+    return torch.cat(rows).logsumexp(0).item() - math.log(n * (n - 1))
 
 
 def rankme(z: Tensor) -> float:
