@@ -1,33 +1,66 @@
-"""A minimal trainer: Algorithm 1 over data that fit in memory."""
+"""The reference trainer: Algorithm 1 in a loop on Hugging Face Accelerate."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import math
 import os
+import platform
 import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch.utils.data import DataLoader
 
+from mixnoise import metrics
+from mixnoise.batches import Batches, Inputs, make_batches, model_inputs
+from mixnoise.evaluate import LabelledData, knn_probe
 from mixnoise.model import DACL
+from mixnoise.noises.hidden import Hidden
+from mixnoise.ops import check_choice
+from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer, warmup_cosine
+from mixnoise.plots import plot_history
+from mixnoise.progress import Progress
+from mixnoise.run_folder import RunFolder, jsonable
+from mixnoise.seeding import derive_seed, preserved_random_state
 
-OPTIMIZERS = ("adamw",)
-_WARMUP_SHARE = 0.05
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PRECISIONS = ("no", "fp16", "bf16")
+# Accelerate would leave out a tracker whose package is missing without a word.
+_TRACKER_PACKAGES = ("tensorboard", "wandb", "mlflow", "aim", "comet_ml", "dvclive", "swanlab")
+# Evaluations and checkpoints in a run, where the user names no interval.
+_TIMES_A_RUN = 20
+_ROWS_EVALUATED = 512
+# RankMe of a line is 1. Only where there was room for more.
+_COLLAPSED_RANK, _LEAST_RANK_POSSIBLE = 1.5, 4
+# Before that the running statistics of batch norm are those of nothing in particular.
+_STEPS_TO_SETTLE = 50
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a pre-training left: mean loss of each epoch, seconds, and the folder, if any."""
+    """What a pre-training left.
 
-    losses: list[float]
+    ``history`` has a row for each epoch: epoch, step, loss (mean), lr (last), seconds, and in some
+    rows rankme and knn_accuracy. ``run_dir`` is the folder, if there is one.
+    """
+
+    history: list[dict[str, float]]
     seconds: float
     run_dir: Path | None
+
+    @property
+    def losses(self) -> list[float]:
+        """Mean loss of each epoch."""
+        return [row["loss"] for row in self.history]
 
 
 def pretrain(
@@ -37,144 +70,378 @@ def pretrain(
     epochs: int = 100,
     batch_size: int = 1024,
     optimizer: str = "adamw",
-    lr: float = 1e-3,
+    lr: float | None = None,
     weight_decay: float = 1e-4,
+    clip_norm: float | None = None,
+    precision: str | None = None,
     seed: int = 0,
+    num_workers: int = 0,
     run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    evaluate_every: int | None = None,
+    probe: tuple[LabelledData, LabelledData] | None = None,
+    trackers: Sequence[str] = ("tensorboard",),
+    progress: bool = True,
 ) -> Run:
     """Pre-train a model in place.
 
-    AdamW with a linear warm-up over the first twentieth of the steps and cosine decay to zero.
-    Batches are a new permutation every epoch, a last batch of a single row is dropped. Draws and
-    order depend on ``seed`` alone, so the same seed gives the same weights on the same machine
-    with the same number of threads; the global random state is left as it was.
+    The learning rate rises linearly over the first twentieth of the steps and then falls to zero
+    by a cosine. Order, noise and dropout depend on ``seed`` alone: the same seed gives the same
+    weights, bit for bit, on the same machine with the same number of threads, whatever
+    ``num_workers`` is and however often the run was resumed. The global random states are left as
+    they were. Under ``torchrun`` or ``accelerate launch`` every process takes its share of each
+    batch, and contrasts its rows among themselves.
 
     Args:
-        model: left in training mode, on its own device.
-        data: rows ``(N, *features)``, a tensor or an array, N >= 2; moved to the model's device.
+        model: moved to Accelerate's device (a GPU if there is one) and left in training mode.
+        data: rows ``(N, *features)`` as a tensor or an array, N >= 2, kept on the device if they
+            fit (floating-point values in the model's dtype); or a map-style dataset of samples; or
+            a loader of batches with a length, used as it is. Of a batch that is a tuple the model
+            takes the first tensor; with "hidden" noise the encoder gets everything in the tuple or
+            mapping. A last batch of a single row is dropped.
         epochs: passes over the data, >= 1.
-        batch_size: rows per step, >= 2; at most N are used.
-        optimizer: "adamw".
-        lr: peak learning rate, > 0.
-        weight_decay: decoupled weight decay, >= 0.
+        batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.
+        optimizer: "adamw", or "lars" for batches of thousands.
+        lr: peak learning rate, > 0; default 1e-3 for AdamW, 0.3 for every 256 rows for LARS.
+        weight_decay: >= 0, of matrices only, not of vectors such as biases.
+        clip_norm: largest norm of the gradient, > 0; None does not clip.
+        precision: "no", "fp16" or "bf16" autocast; None takes Accelerate's own setting ("no").
         seed: an integer.
-        run_dir: folder for config.json and metrics.csv, made if it is missing.
+        num_workers: processes that load a dataset, >= 0.
+        run_dir: folder for config.json, metrics.csv, checkpoints, TensorBoard events and, where
+            matplotlib is installed, plots; made if it is missing.
+        resume: go on from the newest checkpoint in ``run_dir``, or start if there is none.
+        checkpoint_every: epochs between checkpoints, >= 1; default: 20 a run. The last two are
+            kept.
+        evaluate_every: epochs between evaluations (RankMe of up to 512 rows, and the probe), >= 1;
+            default: 20 a run. A representation that has collapsed is warned of.
+        probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
+            nothing else.
+        trackers: names of Accelerate's trackers, used if there is a ``run_dir``.
+        progress: a bar on a terminal, lines in a log, both on standard error.
 
     Returns:
-        A :class:`Run` with the mean loss of every epoch.
+        A :class:`Run` with the history of every epoch.
 
     Raises:
-        ValueError, TypeError: an argument breaks its rule.
+        ValueError, TypeError: an argument breaks its rule, or ``run_dir`` holds another run.
         FloatingPointError: the loss became NaN or inf; the message names the step.
+        ImportError: an optional package is not installed; the message names it.
 
     Example:
         >>> import torch
         >>> from torch import nn
         >>> from mixnoise import DACL, get_noise, pretrain
         >>> model = DACL(nn.Linear(8, 16), nn.Linear(16, 16), get_noise("linear"))
-        >>> run = pretrain(model, torch.randn(64, 8), epochs=2, batch_size=32)
+        >>> run = pretrain(model, torch.randn(64, 8), epochs=2, batch_size=32, progress=False)
         >>> len(run.losses)
         2
     """
-    if not isinstance(model, DACL):
-        raise TypeError(f"model must be a mixnoise.DACL, got {type(model).__name__}")
-    x = torch.as_tensor(data)
-    if x.ndim == 0 or x.shape[0] < 2:
-        raise ValueError(f"data must have at least two rows, got shape {tuple(x.shape)}")
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2)):
+    _check(model, optimizer, lr, weight_decay, clip_norm, precision, seed)
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 2),
+        ("num_workers", num_workers, 0),
+        ("checkpoint_every", checkpoint_every, 1),
+        ("evaluate_every", evaluate_every, 1),
+    ):
+        if value is None and name.endswith("every"):
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be finite and > 0, got {lr}")
+    if resume and run_dir is None:
+        raise ValueError("resume needs the run_dir to resume from, got None")
+    folder = None if run_dir is None else RunFolder(run_dir)
+    with _accelerator(precision, trackers, folder) as accelerator, preserved_random_state():
+        if isinstance(data, DataLoader) and accelerator.num_processes > 1:
+            data = accelerator.prepare_data_loader(data)
+        batches = make_batches(
+            data,
+            batch_size,
+            accelerator.device,
+            next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32),
+            num_workers,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        if lr is None:
+            lr = default_lr(optimizer, batch_size * accelerator.num_processes)
+        made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
+        config = {
+            "arguments": {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "optimizer": optimizer,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "clip_norm": clip_norm,
+                "precision": accelerator.mixed_precision,
+                "seed": seed,
+            },
+            "noise": model.noise.config(),
+            "model": str(model).splitlines(),
+            "steps_per_epoch": len(batches),
+            "processes": accelerator.num_processes,
+        }
+        checkpoint = None if folder is None else _open(folder, config, resume, accelerator)
+        every = max(1, epochs // _TIMES_A_RUN)
+        loop = _Loop(
+            accelerator=accelerator,
+            model=model,
+            batches=batches,
+            optimizer=made_optimizer,
+            epochs=epochs,
+            lr=lr,
+            clip_norm=clip_norm,
+            seed=seed,
+            folder=folder,
+            checkpoint_every=checkpoint_every or every,
+            evaluate_every=evaluate_every or every,
+            probe=probe,
+            progress=progress and accelerator.is_main_process,
+        )
+        loop.run(checkpoint)
+    seconds = loop.history[-1]["seconds"]
+    return Run(loop.history, seconds, None if folder is None else folder.path)
+
+
+def _check(
+    model: DACL,
+    optimizer: str,
+    lr: float | None,
+    weight_decay: float,
+    clip_norm: float | None,
+    precision: str | None,
+    seed: int,
+) -> None:
+    if not isinstance(model, DACL):
+        raise TypeError(f"model must be a mixnoise.DACL, got {type(model).__name__}")
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
+    for name, number in (("lr", lr), ("clip_norm", clip_norm)):
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name} must be finite and > 0, got {number}")
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
-    x = x.to(next(model.parameters()).device)
-
-    folder = None if run_dir is None else Path(run_dir)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "noise": model.noise.config(),
-            "n_rows": x.shape[0],
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "optimizer": optimizer,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "seed": seed,
-        }
-        _write(folder / "config.json", json.dumps(config, indent=2, default=str) + "\n")
-
-    started = time.perf_counter()
-    with torch.random.fork_rng():
-        losses = _train(model, x, epochs, batch_size, lr, weight_decay, seed, folder)
-    return Run(losses, time.perf_counter() - started, folder)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
 
 
-def _train(
-    model: DACL,
-    x: Tensor,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    weight_decay: float,
-    seed: int,
-    folder: Path | None,
-) -> list[float]:
-    n_rows = x.shape[0]
-    starts = [s for s in range(0, n_rows, batch_size) if s + 1 < n_rows]
-    n_steps = epochs * len(starts)
-    warmup = max(1, round(_WARMUP_SHARE * n_steps))
-    adamw = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        adamw,
-        lambda step: min(
-            (step + 1) / warmup,
-            0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, n_steps - warmup))),
-        ),
-    )
-    losses: list[float] = []
-    table = [("epoch", "loss", "seconds")]
-    started = time.perf_counter()
-    model.train()
-    for epoch in range(epochs):
-        torch.manual_seed(derive_seed(seed, "epoch", epoch))  # dropout, and the order
-        order = torch.randperm(n_rows).to(x.device)
-        step_losses = []
-        for i, start in enumerate(starts):
+@contextmanager
+def _accelerator(
+    precision: str | None, trackers: Sequence[str], folder: RunFolder | None
+) -> Iterator[Accelerator]:
+    """An Accelerator that leaves no process group and no global state that was not there before."""
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
+        from accelerate.utils import ProjectConfiguration
+    except ImportError as error:
+        raise ImportError("pretrain needs accelerate: pip install 'mixnoise[train]'") from error
+    had_state, had_partial = bool(AcceleratorState._shared_state), bool(PartialState._shared_state)
+    had_group = dist.is_initialized()
+    settings: dict[str, Any] = {"mixed_precision": precision}
+    if folder is not None and trackers:
+        missing = [t for t in trackers if t in _TRACKER_PACKAGES and not find_spec(t)]
+        if missing:
+            raise ImportError(f"tracker {missing[0]!r} needs its package: pip install {missing[0]}")
+        events = ProjectConfiguration(logging_dir=str(folder.path / "events"))
+        settings |= {"log_with": list(trackers), "project_config": events}
+    accelerator = None
+    try:
+        accelerator = Accelerator(**settings)
+        yield accelerator
+        accelerator.wait_for_everyone()
+    finally:
+        for tracker in accelerator.trackers if accelerator is not None else ():
+            tracker.finish()
+        if dist.is_initialized() and not had_group:
+            dist.destroy_process_group()  # or gloo aborts when the program ends
+        if not had_state:
+            # Its state is global, and would refuse another precision in the next run.
+            AcceleratorState._reset_state(reset_partial_state=not had_partial)
+
+
+def _open(
+    folder: RunFolder, config: dict[str, Any], resume: bool, accelerator: Accelerator
+) -> Path | None:
+    """The checkpoint to go on from; the folder of a new run gets its config."""
+    former = folder.config()
+    accelerator.wait_for_everyone()  # nobody writes before all have looked
+    if former is not None and not resume:
+        raise ValueError(
+            f"run_dir {str(folder.path)!r} already holds a run: go on with resume=True, or name "
+            "another folder"
+        )
+    if former is not None:
+        for key, value in jsonable(config).items():
+            if key != "model" and former.get(key) != value:
+                raise ValueError(
+                    f"run_dir {str(folder.path)!r} holds another run: its {key} is "
+                    f"{former.get(key)}, this one's {value}"
+                )
+    elif accelerator.is_main_process:
+        folder.write_config({**config, **_versions()})
+    accelerator.init_trackers("mixnoise")
+    return next(reversed(folder.checkpoints()), None)
+
+
+def _versions() -> dict[str, Any]:
+    """What else decides the last bit."""
+    from mixnoise import __version__
+
+    return {
+        "mixnoise": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@dataclass
+class _Loop:
+    accelerator: Accelerator
+    model: DACL
+    batches: Batches
+    optimizer: torch.optim.Optimizer
+    epochs: int
+    lr: float
+    clip_norm: float | None
+    seed: int
+    folder: RunFolder | None
+    checkpoint_every: int
+    evaluate_every: int
+    probe: tuple[LabelledData, LabelledData] | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.step = 0
+        self.collapse_seen = False
+        self.takes_anything = isinstance(self.model.noise, Hidden)
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train from the checkpoint, or from the start, to the last epoch."""
+        accelerator = self.accelerator
+        own_forward = "forward" in vars(self.model)
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        module = accelerator.prepare(self.model)
+        optimizer = accelerator.prepare(self.optimizer)
+        optimizer.zero_grad()
+        before = self.history[-1]["seconds"] if self.history else 0.0
+        started = time.perf_counter()
+        progress = Progress(self.progress, self.epochs * len(self.batches), self.step)
+        try:
+            for epoch in range(len(self.history), self.epochs):
+                loss, inputs = self.train_epoch(module, optimizer, epoch, progress)
+                row = {
+                    "epoch": epoch + 1,
+                    "step": self.step,
+                    "loss": loss,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "seconds": before + time.perf_counter() - started,
+                }
+                last = epoch + 1 == self.epochs
+                if accelerator.is_main_process and (last or (epoch + 1) % self.evaluate_every == 0):
+                    row |= self.evaluate(inputs)
+                self.history.append(row)
+                accelerator.log(row, step=self.step)
+                progress.line(f"epoch {epoch + 1}/{self.epochs}", row, last)
+                if self.folder is not None and accelerator.is_main_process:
+                    self.folder.write_metrics(self.history)
+                    if last or (epoch + 1) % self.checkpoint_every == 0:
+                        self.save(optimizer)
+        finally:
+            progress.close()
+            accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+            if not own_forward:
+                vars(self.model).pop("forward", None)  # the method, which Accelerate put back there
+            self.model.train()
+        if self.folder is not None and accelerator.is_main_process and find_spec("matplotlib"):
+            plot_history({"run": self.history}, self.folder.path / "plots" / "history.png")
+
+    def train_epoch(
+        self, module: Any, optimizer: Any, epoch: int, progress: Progress
+    ) -> tuple[float, Inputs]:
+        """Mean loss, and the inputs of the last step."""
+        from accelerate.utils import send_to_device
+
+        accelerator, losses = self.accelerator, []
+        self.model.train()
+        for batch in self.batches.epoch(derive_seed(self.seed, "epoch", epoch)):
+            batch = send_to_device(batch, accelerator.device)
+            args, kwargs = model_inputs(batch, self.takes_anything)
+            rank = accelerator.process_index
+            torch.manual_seed(derive_seed(self.seed, f"dropout/{rank}", self.step))
+            # On the CPU, so that the views are the same on every device.
             generator = torch.Generator()
-            generator.manual_seed(derive_seed(seed, "step", epoch * len(starts) + i))
-            loss = model(x[order[start : start + batch_size]], generator=generator)
-            adamw.zero_grad()
-            loss.backward()
-            adamw.step()
-            schedule.step()
-            step_losses.append(loss.detach())
-        per_step = torch.stack(step_losses).cpu()
+            generator.manual_seed(derive_seed(self.seed, f"noise/{rank}", self.step))
+            rate = self.lr * warmup_cosine(self.step, self.epochs * len(self.batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = module(*args, generator=generator, **kwargs)
+            accelerator.backward(loss)
+            if self.clip_norm is not None:
+                accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+            self.step += 1
+            progress.advance()
+        if not losses:
+            raise ValueError("data must have batches of at least two rows, got none in an epoch")
+        # Over all processes, so that all of them stop where the loss of one is not finite.
+        per_step = accelerator.reduce(torch.stack(losses).float(), "mean").cpu()
         if not per_step.isfinite().all():
-            step = epoch * len(starts) + int((~per_step.isfinite()).nonzero()[0])
+            step = self.step - len(losses) + int((~per_step.isfinite()).nonzero()[0])
             raise FloatingPointError(f"the loss became {per_step.sum().item()} at step {step}")
-        losses.append(per_step.mean().item())
-        if folder is not None:
-            table.append((str(epoch), f"{losses[-1]:.9g}", f"{time.perf_counter() - started:.3f}"))
-            _write(folder / "metrics.csv", table)
-    return losses
+        return per_step.mean().item(), (args, kwargs)
 
+    @torch.no_grad()
+    def evaluate(self, inputs: Inputs) -> dict[str, float]:
+        """RankMe of the encoder's output for a batch, and the probe."""
+        args, kwargs = inputs
+        if not self.takes_anything:
+            args = (args[0][:_ROWS_EVALUATED],)
+        self.model.eval()
+        with self.accelerator.autocast():
+            h = self.model.encoder(*args, **kwargs)[:_ROWS_EVALUATED].flatten(1)
+        values = {"rankme": metrics.rankme(h) if h.isfinite().all() else math.nan}
+        can_tell = self.step >= _STEPS_TO_SETTLE and min(h.shape) >= _LEAST_RANK_POSSIBLE
+        if can_tell and values["rankme"] < _COLLAPSED_RANK:
+            self.warn_of_collapse(values["rankme"], min(h.shape))
+        if self.probe is not None:
+            values["knn_accuracy"] = knn_probe(self.model.encoder, *self.probe).accuracy
+        return values
 
-def derive_seed(seed: int, purpose: str, index: int) -> int:
-    """An unrelated 63-bit seed for each purpose and index."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    def warn_of_collapse(self, rank: float, possible: int) -> None:
+        if not self.collapse_seen:
+            warnings.warn(
+                f"the representation has collapsed: RankMe is {rank:.2f} of at most {possible} "
+                f"at step {self.step}; try a lower lr, a stronger noise or normalisation layers",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        self.collapse_seen = True
 
+    def save(self, optimizer: Any) -> None:
+        assert self.folder is not None
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "history": self.history,
+            "optimizer": optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        self.folder.save(self.step, self.model, state)
 
-def _write(path: Path, content: str | list[tuple[str, str, str]]) -> None:
-    """Written beside and renamed, so that no reader ever meets half a file."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
-        if isinstance(content, str):
-            file.write(content)
-        else:
-            csv.writer(file).writerows(content)
-    beside.replace(path)
+    def restore(self, checkpoint: Path) -> None:
+        assert self.folder is not None
+        state = self.folder.load(checkpoint, self.model)
+        self.step, self.history = state["step"], state["history"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -14,12 +14,14 @@ KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
 
 # A module may import mixnoise modules from layers below its own, or from its own layer.
 LAYERS = [
-    ["mixnoise.draw"],
+    ["mixnoise.draw", "mixnoise.seeding", "mixnoise.__version__"],
     ["mixnoise._torch"],
     ["mixnoise.ops"],
     ["mixnoise.noises", "mixnoise.registry", "mixnoise.losses"],
     ["mixnoise.model"],
-    ["mixnoise.train", "mixnoise.evaluate", "mixnoise.metrics"],
+    ["mixnoise.batches", "mixnoise.optim", "mixnoise.run_folder"],
+    ["mixnoise.plots", "mixnoise.progress"],
+    ["mixnoise.evaluate", "mixnoise.metrics", "mixnoise.train"],
     ["mixnoise.__init__", "mixnoise.demo"],
 ]
 
@@ -83,7 +85,7 @@ def test_import_leaves_optional_packages_alone():
     code = (
         "import sys, mixnoise; mixnoise.get_noise('dacl+'); "
         "print([m for m in ('triton', 'sklearn', 'scipy', 'accelerate', 'matplotlib', "
-        "'tensorboard', 'mixnoise_kernels', 'importlib.metadata') if m in sys.modules])"
+        "'tensorboard', 'safetensors', 'pytorch_optimizer', 'mixnoise_kernels', 'importlib.metadata') if m in sys.modules])"
     )
     # importlib.metadata comes with torch itself, so it is measured against a bare import.
     bare = "import sys, torch; print('importlib.metadata' in sys.modules)"

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import random
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from mixnoise import DACL, get_noise, linear_probe, pretrain
-from mixnoise.demo import fully_connected, load_digits, projector
+from mixnoise.datasets import load_digits
+from mixnoise.demo import fully_connected, projector
 
 X = load_digits().x_train[:300]
 
@@ -22,6 +25,18 @@ def small_model(noise="linear", dropout=0.0):
 
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def normalized_model():
+    """With batch statistics, dropout and a learned temperature."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2))
+    return DACL(encoder, nn.Linear(32, 16), get_noise("dacl+"), nn.Parameter(torch.tensor(0.5)))
+
+
+def same_state(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_loss_falls_and_features_get_better():
@@ -51,32 +66,235 @@ def test_same_seed_same_weights(noise):
 def test_global_random_state_and_data_are_left_alone():
     model, x = small_model(dropout=0.2), X.clone()
     state = torch.get_rng_state()
-    pretrain(model, x, epochs=1)
+    pretrain(model, x, epochs=1, progress=False)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(x, X)
 
 
-def test_arrays_and_odd_last_batches():
-    run = pretrain(small_model(), np.asarray(X[:65]), epochs=1, batch_size=64)  # drops one row
-    assert np.isfinite(run.losses).all()
-    run = pretrain(small_model(), X[:67], epochs=1, batch_size=64)
-    assert np.isfinite(run.losses).all()
+class Interrupted(Exception):
+    pass
+
+
+class InterruptedLoader:
+    """Batches of X in an order of its own; stops the run in an epoch, counted from 1."""
+
+    def __init__(self, epoch=None, batch=2):
+        self.stop_at, self.batch, self.epoch = epoch, batch, 0
+
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        self.epoch += 1
+        for i, rows in enumerate(torch.randperm(300).split(60)):
+            if (self.epoch, i) == (self.stop_at, self.batch):
+                raise Interrupted
+            yield X[rows]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "lars", "lr": 0.05, "clip_norm": 0.5, "checkpoint_every": 2},
+        {"precision": "bf16"},
+    ],
+    ids=["adamw", "lars", "bf16"],
+)
+def test_resumed_run_is_bit_identical(settings, epoch, tmp_path):
+    settings = {"epochs": 5, "seed": 3, "checkpoint_every": 1, **settings}
+    whole, stopped = normalized_model(), normalized_model()
+    expected = pretrain(whole, InterruptedLoader(), **settings)
+    with pytest.raises(Interrupted):
+        pretrain(stopped, InterruptedLoader(epoch), run_dir=tmp_path / "run", **settings)
+    resumed = normalized_model()
+    if (tmp_path / "run" / "checkpoints").exists():
+        for p in resumed.parameters():
+            nn.init.normal_(p)  # what it starts from must not matter
+    found = pretrain(
+        resumed, InterruptedLoader(), run_dir=tmp_path / "run", resume=True, **settings
+    )
+    assert same_state(whole, resumed)
+    assert found.losses == expected.losses
+    assert [row["epoch"] for row in found.history] == [1, 2, 3, 4, 5]
+
+
+def test_resuming_a_tensor_run_and_a_finished_one(tmp_path):
+    whole = normalized_model()
+    expected = pretrain(whole, X, epochs=3, batch_size=64, run_dir=tmp_path / "run")
+    again = normalized_model()
+    found = pretrain(again, X, epochs=3, batch_size=64, run_dir=tmp_path / "run", resume=True)
+    assert same_state(whole, again)
+    assert found.history == expected.history
+    with pytest.raises(ValueError, match=r"run_dir .* already holds a run: go on with resume=True"):
+        pretrain(again, X, epochs=3, batch_size=64, run_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"holds another run: its arguments is .*'seed': 0.*: 1"):
+        pretrain(again, X, epochs=3, batch_size=64, run_dir=tmp_path / "run", resume=True, seed=1)
+    with pytest.raises(ValueError, match="holds another run: its noise is"):
+        pretrain(small_model(), X, epochs=3, batch_size=64, run_dir=tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 4
+
+
+class NoisyDigits(Dataset):
+    """Augments by every global random state that people use."""
+
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, i):
+        return X[i] + 0.1 * torch.rand(64) * random.random() * np.random.rand(), i % 10  # noqa: NPY002
+
+
+def test_number_of_workers_does_not_matter():
+    models = [normalized_model() for _ in range(4)]
+    for model, num_workers in zip(models, (0, 1, 2, 0), strict=True):
+        seed = 1 if model is models[3] else 0
+        pretrain(model, NoisyDigits(), epochs=2, batch_size=64, num_workers=num_workers, seed=seed)
+    assert same_state(models[0], models[1])
+    assert same_state(models[0], models[2])
+    assert not same_state(models[0], models[3])
+
+
+def test_shuffling_loader_is_seeded_whatever_its_workers():
+    models = [normalized_model() for _ in range(3)]
+    for model, num_workers in zip(models, (0, 0, 2), strict=True):
+        torch.rand(7)
+        data = [(row, 0) for row in X]
+        pretrain(model, DataLoader(data, 64, shuffle=True, num_workers=num_workers), epochs=2)
+    assert same_state(models[0], models[1])
+    assert same_state(models[0], models[2])
 
 
 def test_run_folder(tmp_path):
-    run = pretrain(small_model("dacl+"), X, epochs=3, batch_size=64, seed=5, run_dir=tmp_path / "a")
+    model = small_model("dacl+")
+    labels = X.sum(1) > 20
+    run = pretrain(
+        model,
+        X,
+        epochs=3,
+        batch_size=64,
+        seed=5,
+        run_dir=tmp_path / "a",
+        evaluate_every=2,
+        probe=((X[:200], labels[:200]), (X[200:], labels[200:])),
+    )
     config = json.loads((run.run_dir / "config.json").read_text())
-    assert config["noise"] == {
-        "name": "dacl+",
-        "alpha": 0.7,
-        "low": "auto",
-        "granularity": "sample",
-    }
-    assert (config["epochs"], config["seed"], config["n_rows"]) == (3, 5, 300)
+    assert config["noise"]["name"] == "dacl+"
     with (run.run_dir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == pytest.approx(run.losses)
-    assert sorted(p.name for p in run.run_dir.iterdir()) == ["config.json", "metrics.csv"]
+    assert [int(row["step"]) for row in rows] == [5, 10, 15]
+    assert [bool(row["rankme"]) for row in rows] == [False, True, True]
+    assert all(0.4 < float(row["knn_accuracy"]) <= 1 for row in rows[1:])
+    names = {p.name for p in run.run_dir.iterdir()}
+    assert names - {"plots"} == {"config.json", "metrics.csv", "checkpoints", "events"}
+    kept = sorted(p.name for p in (run.run_dir / "checkpoints").iterdir())
+    assert kept == ["step-000000010", "step-000000015"]
+    # What the folder says is enough to do it again.
+    again = small_model("dacl+")
+    assert get_noise(**config["noise"]).config() == again.noise.config()
+    pretrain(again, X, **config["arguments"])
+    assert same_state(model, again)
+
+
+def test_tensorboard_events(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = pretrain(small_model(), X, epochs=3, batch_size=64, run_dir=tmp_path)
+    events = EventAccumulator(str(tmp_path / "events" / "mixnoise"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(run.losses)
+    assert [e.step for e in events.Scalars("rankme")] == [5, 10, 15]
+
+
+def test_other_trackers_by_name(tmp_path):
+    pretrain(small_model(), X, epochs=1, run_dir=tmp_path / "a", trackers=())
+    assert not (tmp_path / "a" / "events").exists()
+    with pytest.raises(ValueError, match="Unsupported logging capability: nobody"):
+        pretrain(small_model(), X, epochs=1, run_dir=tmp_path / "b", trackers=["nobody"])
+
+
+def test_picture_of_the_run(tmp_path):
+    pytest.importorskip("matplotlib")
+    pretrain(small_model(), X, epochs=2, run_dir=tmp_path)
+    assert (tmp_path / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", None])
+def test_precision_and_nothing_left_behind(precision):
+    from accelerate.state import AcceleratorState, PartialState
+
+    model = small_model()
+    seen = []
+    model.projector.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    pretrain(model, X, epochs=1, precision=precision)
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert model.training
+    assert "forward" not in vars(model)  # what Accelerate wraps around it
+    assert not AcceleratorState._shared_state
+    assert not PartialState._shared_state
+
+
+def test_an_accelerator_of_the_callers_own_stays():
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    try:
+        mine = Accelerator(mixed_precision="bf16")
+        pretrain(small_model(), X, epochs=1)
+        assert AcceleratorState._shared_state
+        assert mine.mixed_precision == "bf16"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_clipping():
+    start = weights(small_model())
+    free, clipped = small_model(), small_model()
+    pretrain(free, X, epochs=1, weight_decay=0.0)
+    # AdamW divides by the gradient's size, but for an epsilon of 1e-8.
+    pretrain(clipped, X, epochs=1, weight_decay=0.0, clip_norm=1e-10)
+    assert (weights(clipped) - start).norm() < 0.02 * (weights(free) - start).norm()
+
+
+def test_collapse_is_warned_of_once():
+    model = small_model()
+    nn.init.zeros_(model.encoder[0].weight)
+    nn.init.ones_(model.encoder[0].bias)
+    message = r"has collapsed: RankMe is 1\.\d+ of at most 32 at step 50; try a lower lr"
+    with pytest.warns(RuntimeWarning, match=message) as w:
+        pretrain(model, X, epochs=20, batch_size=60, lr=1e-9)
+    assert len(w) == 1
+
+
+def test_progress_in_a_log(capsys):
+    pretrain(small_model(), X, epochs=20, batch_size=64)
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    assert len(lines) == 2  # 20 epochs take no time
+    assert lines[0].startswith("epoch 1/20: loss ")
+    assert lines[1].startswith("epoch 20/20: loss ")
+    assert "rankme" in lines[1]
+    pretrain(small_model(), X, epochs=2, batch_size=64, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal(capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    pretrain(small_model(), X, epochs=2, batch_size=64)
+    err = capsys.readouterr().err
+    assert "10/10" in err
+    assert "epoch 2/2" in err
+
+
+def test_rows_that_require_no_gradient_are_refused():
+    model = small_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="model must have parameters that require a gradient"):
+        pretrain(model, X, epochs=1)
 
 
 def test_loss_that_is_not_finite_stops_the_run():
@@ -95,9 +313,17 @@ def test_loss_that_is_not_finite_stops_the_run():
         ({"epochs": 0}, ValueError, "epochs must be an integer >= 1, got 0"),
         ({"epochs": 1.5}, ValueError, "epochs must be an integer >= 1, got 1.5"),
         ({"batch_size": 1}, ValueError, "batch_size must be an integer >= 2, got 1"),
-        ({"optimizer": "sgd"}, ValueError, "optimizer must be one of adamw, got 'sgd'"),
+        ({"optimizer": "sgd"}, ValueError, "optimizer must be one of adamw, lars, got 'sgd'"),
         ({"lr": 0.0}, ValueError, "lr must be finite and > 0, got 0.0"),
         ({"lr": float("nan")}, ValueError, "lr must be finite and > 0, got nan"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm must be finite and > 0, got 0.0"),
+        ({"precision": "int8"}, ValueError, "precision must be one of no, fp16, bf16, got 'int8'"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer, got 1.5"),
+        ({"num_workers": -1}, ValueError, "num_workers must be an integer >= 0, got -1"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer >= 1, got 0"),
+        ({"evaluate_every": 0}, ValueError, "evaluate_every must be an integer >= 1, got 0"),
+        ({"resume": True, "run_dir": None}, ValueError, "resume needs the run_dir to resume from"),
+        ({"trackers": ["wandb"]}, ImportError, "tracker 'wandb' needs its package: pip install"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be finite and >= 0, got -1.0"),
     ],
 )

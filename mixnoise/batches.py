@@ -1,0 +1,215 @@
+"""What the trainer iterates over: rows in memory, a dataset, or somebody's loader.
+
+Order and randomness of an epoch depend on its seed alone, never on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from mixnoise.seeding import derive_seed, preserved_random_state, seed_globally
+
+# Positional and keyword arguments of the model.
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Batches(Protocol):
+    """A number of batches in each epoch."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, seed: int) -> Iterator[Any]:
+        """The batches of one epoch, in the order that the seed decides."""
+
+
+class _Order:
+    """Which rows this process takes: its share of every batch of all processes."""
+
+    def __init__(self, n_rows: int, batch_size: int, rank: int, n_ranks: int) -> None:
+        self.n_rows, self.rank, self.n_ranks = n_rows, rank, n_ranks
+        self.step = batch_size * n_ranks
+        # A last batch that leaves a process a single row, which has no partner, is dropped.
+        last_is_used = n_rows % self.step // n_ranks >= 2
+        self.n_batches = n_rows // self.step + last_is_used
+        if self.n_batches == 0:
+            raise ValueError(
+                f"data must have at least two rows for each process, got {n_rows} for {n_ranks}"
+            )
+
+    def epoch(self, seed: int) -> Iterator[Tensor]:
+        order = torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(seed))
+        for batch in order.split(self.step)[: self.n_batches]:
+            share = len(batch) // self.n_ranks
+            yield batch[self.rank * share : (self.rank + 1) * share]
+
+
+class Rows:
+    """A tensor, kept on the device if it takes at most half of what is free there."""
+
+    def __init__(self, x: Tensor, order: _Order, device: torch.device) -> None:
+        self.order, self.device = order, device
+        fits = True
+        if device.type == "cuda" and not x.is_cuda:
+            fits = x.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+        self.x = x.to(device) if fits else x
+
+    def __len__(self) -> int:
+        return self.order.n_batches
+
+    def epoch(self, seed: int) -> Iterator[Tensor]:
+        for rows in self.order.epoch(seed):
+            yield self.x[rows.to(self.x.device)].to(self.device, non_blocking=True)
+
+
+class Samples:
+    """A map-style dataset, collated by torch's DataLoader."""
+
+    def __init__(self, dataset: Any, order: _Order, device: torch.device, num_workers: int) -> None:
+        self.sampler = _SeededSampler(order)
+        self.loader: DataLoader[Any] = DataLoader(
+            _SeededItems(dataset),
+            batch_sampler=self.sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return self.sampler.order.n_batches
+
+    def epoch(self, seed: int) -> Iterator[Any]:
+        self.sampler.seed = seed
+        return iter(self.loader)
+
+
+class _SeededSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of pairs (the batch's seed, index)."""
+
+    def __init__(self, order: _Order) -> None:
+        self.order, self.seed = order, 0
+
+    def __len__(self) -> int:
+        return self.order.n_batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for i, rows in enumerate(self.order.epoch(self.seed)):
+            seed = derive_seed(self.seed, f"batch/{self.order.rank}", i)
+            yield [(seed, index) for index in rows.tolist()]
+
+
+class _SeededItems(Dataset[Any]):
+    """A batch at a time, each from a random state of its own: it matters not which worker makes it.
+
+    By batch and not by item, since seeding takes longer than taking an item often does.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, batch: list[tuple[int, int]]) -> list[Any]:
+        rows = [index for _, index in batch]
+        with preserved_random_state():
+            seed_globally(batch[0][0])
+            if hasattr(self.dataset, "__getitems__"):
+                items: list[Any] = self.dataset.__getitems__(rows)
+                return items
+            return [self.dataset[index] for index in rows]
+
+
+class Loader:
+    """Somebody's loader as it is; the global random state it may shuffle by is the trainer's."""
+
+    def __init__(self, loader: Any) -> None:
+        self.n_batches = _length(loader)
+        if self.n_batches == 0:
+            raise ValueError("data must have at least one batch, got an empty loader")
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def epoch(self, seed: int) -> Iterator[Any]:
+        seed_globally(seed)
+        return (batch for batch in self.loader if _n_rows(batch) != 1)
+
+
+def _n_rows(batch: Any) -> int | None:
+    """Samples in a batch, if that can be told."""
+    if isinstance(batch, Mapping):
+        batch = next(iter(batch.values()), None)
+    elif isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    n_graphs = getattr(batch, "num_graphs", None)  # torch-geometric
+    if n_graphs is not None:
+        return int(n_graphs)
+    return batch.shape[0] if isinstance(batch, Tensor) and batch.ndim else None
+
+
+def make_batches(
+    data: Any,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_workers: int,
+    rank: int,
+    n_ranks: int,
+) -> Batches:
+    """Batches of whatever the user has; floating-point arrays become ``dtype``."""
+    if isinstance(data, Tensor) or hasattr(data, "__array__"):
+        x = torch.as_tensor(data if isinstance(data, Tensor) else _array(data))
+        if x.ndim == 0 or x.shape[0] < 2:
+            raise ValueError(f"data must have at least two rows, got shape {tuple(x.shape)}")
+        x = x.to(dtype) if x.is_floating_point() else x
+        return Rows(x, _Order(x.shape[0], batch_size, rank, n_ranks), device)
+    if isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size, num_workers=num_workers)
+    if isinstance(data, DataLoader):
+        return Loader(data)
+    if isinstance(data, (list, tuple, Mapping, str, bytes)) or not (
+        hasattr(data, "__getitem__") or hasattr(data, "__iter__")
+    ):
+        raise TypeError(
+            "data must be a tensor, an array, a dataset or a loader of batches, got "
+            f"{type(data).__name__}"
+        )
+    if not hasattr(data, "__getitem__"):
+        return Loader(data)
+    order = _Order(_length(data), batch_size, rank, n_ranks)
+    return Samples(data, order, device, num_workers)
+
+
+def _length(data: Any) -> int:
+    try:
+        return len(data)
+    except TypeError as error:
+        raise ValueError(
+            "data must have a length, since the schedule of the learning rate needs the number of "
+            f"steps, got {type(data).__name__} without one"
+        ) from error
+
+
+def _array(data: Any) -> Any:
+    array = np.asarray(data)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"data must be numeric, got an array of dtype {array.dtype}")
+    return array
+
+
+def model_inputs(batch: Any, takes_anything: bool) -> Inputs:
+    """What a batch gives the model.
+
+    A model that mixes its input takes one tensor, and gets the first of a tuple, whose others are
+    labels. One that mixes a hidden representation gets a tuple's and a mapping's items as they are.
+    """
+    if not takes_anything:
+        return ((batch[0] if isinstance(batch, (tuple, list)) else batch,), {})
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)), {}

@@ -1,0 +1,80 @@
+"""Pictures of a run, made with matplotlib and without its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+    """A panel for each quantity over epochs, a line for each run.
+
+    Args:
+        histories: name of the run to its history, as :class:`mixnoise.train.Run` has it.
+        path: where the picture goes; its suffix decides the format.
+    """
+    from matplotlib.figure import Figure
+
+    wanted = {
+        "loss": "NT-Xent loss",
+        "rankme": "RankMe of the encoder's output",
+        "knn_accuracy": "kNN accuracy",
+    }
+    shown = [k for k in wanted if any(k in row for h in histories.values() for row in h)]
+    figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for name, history in histories.items():
+            points = [(row["epoch"], row[key]) for row in history if key in row]
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.5)
+        axes.set_xlabel("epoch")
+        axes.set_title(wanted[key], fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(histories) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path, seed: int = 0) -> None:
+    """Features in two dimensions by t-SNE (van der Maaten and Hinton, JMLR 2008), a panel each.
+
+    Args:
+        features: name of the panel to ``(N, D)``.
+        labels: ``(N,)``, at most ten kinds, for the colours.
+        path: where the picture goes.
+        seed: decides t-SNE's start.
+    """
+    from matplotlib.figure import Figure
+    from sklearn.manifold import TSNE
+
+    labels = np.asarray(labels)
+    figure = Figure(figsize=(3.6 * len(features), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(features), squeeze=False)[0]
+    for axes, (name, h) in zip(panels, features.items(), strict=True):
+        points = TSNE(init="pca", random_state=seed).fit_transform(np.asarray(h))
+        for i, label in enumerate(np.unique(labels)):
+            chosen = labels == label
+            axes.scatter(*points[chosen].T, s=5, color=f"C{i % 10}", label=str(label), linewidth=0)
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncol=10,
+        frameon=False,
+        fontsize=8,
+        markerscale=2,
+    )
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"part-{path.name}")
+    figure.savefig(beside, dpi=150)
+    beside.replace(path)

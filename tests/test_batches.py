@@ -1,0 +1,187 @@
+"""What the trainer accepts as data."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from mixnoise import DACL, get_noise, pretrain
+from mixnoise.batches import make_batches, model_inputs
+
+X = torch.rand(65, 8, generator=torch.Generator().manual_seed(0))
+CPU = torch.device("cpu")
+
+
+def batches(data, size=16, num_workers=0, rank=0, n_ranks=1):
+    return make_batches(data, size, CPU, torch.float32, num_workers, rank, n_ranks)
+
+
+def model(noise="linear", encoder=None):
+    torch.manual_seed(0)
+    return DACL(encoder() if encoder else nn.Linear(8, 6), nn.Linear(6, 4), get_noise(noise))
+
+
+class Countless(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+class Counted(Countless):
+    def __len__(self):
+        return 65
+
+
+class LazyRows:
+    """No torch class at all, and made a batch at a time."""
+
+    def __len__(self):
+        return 65
+
+    def __getitem__(self, i):
+        raise AssertionError("__getitems__ is faster")
+
+    def __getitems__(self, rows):
+        return [X[i] for i in rows]
+
+
+@pytest.mark.parametrize(
+    ("data", "n_batches"),
+    [
+        (X, 4),  # the 65th row would be alone
+        (X[:34], 3),
+        (X.double().numpy(), 4),
+        (X.half(), 4),
+        (TensorDataset(X), 4),
+        (LazyRows(), 4),
+        (DataLoader(TensorDataset(X), 16, shuffle=True), 5),
+        (Counted(), 5),
+    ],
+    ids=["tensor", "odd", "float64 array", "half", "dataset", "lazy", "loader", "iterable"],
+)
+def test_kinds_of_data(data, n_batches):
+    made = batches(data)
+    assert len(made) == n_batches
+    seen = list(made.epoch(0))
+    rows = torch.cat([b[0] if isinstance(b, (list, tuple)) else b for b in seen])
+    assert rows.dtype == torch.float32 or data.dtype == torch.float16
+    assert len(seen) == (4 if n_batches == 5 else n_batches)  # never a single row
+    x = X[:34] if n_batches == 3 else X.half().float() if len(rows) == 0 else X
+    distance = torch.cdist(rows.float(), x).min(1)
+    assert (distance.values < 2e-3).all()
+    assert len(distance.indices.unique()) == len(rows)  # each row at most once
+    assert torch.isfinite(
+        torch.tensor(pretrain(model(), data, epochs=1, batch_size=16).losses)
+    ).all()
+
+
+def test_pandas(recwarn):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.numpy())
+    torch.testing.assert_close(torch.cat(list(batches(frame, 65).epoch(0))).sum(), X.sum())
+    with pytest.raises(TypeError, match="data must be numeric, got an array of dtype object"):
+        batches(frame.astype(object))
+
+
+def test_integers_stay_integers():
+    tokens = torch.arange(64).reshape(16, 4)
+    assert next(iter(batches(tokens).epoch(0))).dtype == torch.int64
+
+
+def test_order_depends_on_the_epochs_seed_alone():
+    a, b, c = (torch.cat(list(batches(X).epoch(seed))) for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("n_rows", [64, 65, 67, 79])
+@pytest.mark.parametrize("kind", [lambda x: x, TensorDataset])
+def test_processes_share_each_batch(n_rows, kind):
+    """As many steps everywhere, equal shares, no row twice, and one process's order."""
+    x = torch.arange(n_rows, dtype=torch.float32)[:, None].expand(-1, 8)
+    parts = [[*batches(kind(x), 8, 0, rank, 3).epoch(5)] for rank in range(3)]
+    parts = [[b[0] if isinstance(b, list) else b for b in part] for part in parts]
+    assert len({len(part) for part in parts}) == 1
+    whole = [*batches(kind(x), 24).epoch(5)]
+    whole = [b[0] if isinstance(b, list) else b for b in whole]
+    for shares, expected in zip(zip(*parts, strict=True), whole, strict=False):
+        assert len({len(share) for share in shares}) == 1
+        assert len(shares[0]) >= 2
+        together = torch.cat(shares)
+        assert torch.equal(together, expected[: len(together)])
+
+
+def test_what_the_model_gets():
+    x, y = torch.zeros(2, 3), torch.zeros(2)
+    assert model_inputs((x, y), takes_anything=False) == ((x,), {})
+    assert model_inputs([x, y], takes_anything=True) == ((x, y), {})
+    assert model_inputs({"a": x, "b": y}, takes_anything=True) == ((), {"a": x, "b": y})
+    assert model_inputs(x, takes_anything=True) == ((x,), {})
+
+
+def test_hidden_noise_takes_tuples_and_mappings():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 6)
+
+        def forward(self, x, mask):
+            return self.linear(x * mask)
+
+    rows = list(X[:32].split(8))
+    tuples = pretrain(model("hidden", Encoder), Loop([(x, x > 0.5) for x in rows]), epochs=2)
+    mappings = Loop([{"x": x, "mask": x > 0.5} for x in rows])
+    assert pretrain(model("hidden", Encoder), mappings, epochs=2).losses == tuples.losses
+
+
+class Loop:
+    """The least a loader can be."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (X[:1], ValueError, r"data must have at least two rows, got shape \\(1, 8\\)"),
+        (TensorDataset(X[:1]), ValueError, "at least two rows for each process, got 1 for 1"),
+        (Countless(), ValueError, "data must have a length, since the schedule"),
+        (iter(X), ValueError, "data must have a length, since the schedule .* got .* without one"),
+        (Loop([]), ValueError, "data must have at least one batch, got an empty loader"),
+        ([1.0, 2.0], TypeError, "data must be a tensor, an array, a dataset or a loader.*got list"),
+        ({"x": X}, TypeError, "got dict"),
+        ("rows.csv", TypeError, "got str"),
+        (None, TypeError, "got NoneType"),
+        (np.array(["a", "b"]), TypeError, "data must be numeric, got an array of dtype <U1"),
+    ],
+    ids=str,
+)
+def test_bad_data(data, error, message):
+    with pytest.raises(error, match=message.replace("\\\\", "\\")):
+        pretrain(model(), data, epochs=1)
+
+
+def test_large_data_keep_off_the_device(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (X.nbytes, X.nbytes))
+    moved = []
+    original = torch.Tensor.to
+
+    def to(tensor, *args, **kwargs):
+        if args and args[0] == cuda:
+            moved.append(tensor.shape)
+            return tensor
+        return original(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    made = make_batches(X, 16, cuda, torch.float32, 0, 0, 1)
+    assert moved == []  # all of X would take more than half of what is free
+    next(iter(made.epoch(0)))
+    assert moved == [(16, 8)]
