@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint bench clean
 
+# make demo DATA=fashion-mnist takes a quarter of an hour.
+DATA ?= digits
+
 demo: $(VENV)/.demo
-	$(BIN)/python -m mixnoise.demo
+	$(BIN)/python -m mixnoise.demo --data $(DATA)
 
 test: lint
 	$(BIN)/python -m pytest
@@ -29,12 +32,12 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sklearn]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sklearn,train,plot]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sklearn,triton]" --group test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sklearn,train,plot,graph,triton]" --group test
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -1,16 +1,22 @@
 """DACL end to end on real data: ``python -m mixnoise.demo``, or ``make demo``.
 
-Eight-by-eight images of handwritten digits as 64 columns (scikit-learn's copy of the UCI set), a
-12-layer fully connected encoder as in the paper's tables, and the rows of those tables: what a
-linear probe makes of the raw columns and of encoders pre-trained in different ways, with 5 labels
-a class and with all of them; and the same network trained on those labels.
+A fully connected encoder on images as mere columns, and the rows of the paper's tables: what
+linear and nearest-neighbour probes make of the raw columns and of encoders pre-trained in different
+ways, with 5 labels a class and with all of them; and the same network trained on those labels.
+The default is scikit-learn's copy of the UCI digits; ``--data fashion-mnist`` takes a quarter of an
+hour. Everything that is made goes into a folder: the table as JSON, the runs of the first seed,
+and, with matplotlib, pictures of the losses and of the embeddings.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,54 +24,69 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixnoise import DACL, get_noise, linear_probe, pretrain
-from mixnoise.evaluate import choose_rows
+from mixnoise import DACL, get_noise, knn_probe, linear_probe, metrics, pretrain
+from mixnoise.datasets import Split, load_digits, load_fashion_mnist
+from mixnoise.evaluate import choose_rows, features
+from mixnoise.plots import plot_embeddings, plot_history
+from mixnoise.train import Run
 
 LABELS_PER_CLASS = (5, None)
-WIDTH, DEPTH, PROJECTION = 256, 12, 128
-
-# Chosen on a validation split of the training rows by `python -m benchmarks.demo_search`; the
-# settings that were tried and their accuracies are in benchmarks/results/demo-search.json.
-PRETRAIN: dict[str, Any] = {"epochs": 60, "batch_size": 512, "lr": 2e-3}
-SUPERVISED_EPOCHS = 100
-METHODS: dict[str, dict[str, Any]] = {
-    "Gaussian noise": {"noise": {"name": "gaussian", "sigma": 0.3}, "temperature": 0.5},
-    "DACL": {"noise": {"name": "linear", "alpha": 0.5}, "temperature": 0.5},
-    "DACL+": {"noise": {"name": "dacl+", "alpha": 0.8, "low": 0.0}, "temperature": 0.5},
-}
+COLUMNS = ("5 labels a class", "all labels", "kNN", "RankMe")
 RAW, UNTRAINED, SUPERVISED = "Raw columns (no network)", "No pre-training", "Full supervised"
+_ROWS_PICTURED = 1000
 
 
 @dataclass(frozen=True)
-class Split:
-    """Rows ``(N, 64)`` in [0, 1] and labels ``(N,)``."""
+class Experiment:
+    """A data set, the network that suits it, and settings chosen on a validation split.
 
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
-
-
-def load_digits(validation: bool = False) -> Split:
-    """1,347 training and 450 test rows, stratified, always the same.
-
-    With ``validation`` the test rows are left out altogether and a quarter of the training rows
-    stands in for them: what hyper-parameters are chosen on.
+    ``python -m benchmarks.demo_search`` chose them; what was tried, and the accuracies, are in
+    benchmarks/results/demo-search-*.json.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32)
-    parts = train_test_split(x, y, test_size=450, stratify=y, random_state=0)
-    if validation:
-        x_train, _, y_train, _ = parts
-        parts = train_test_split(x_train, y_train, test_size=0.25, stratify=y_train, random_state=1)
-    x_train, x_test, y_train, y_test = (torch.as_tensor(part) for part in parts)
-    return Split(x_train, y_train, x_test, y_test)
+    name: str
+    load: Callable[..., Split]
+    depth: int
+    width: int
+    pretrain: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    supervised_epochs: int
+    classifier: str
 
 
-def fully_connected(n_columns: int, width: int = WIDTH, depth: int = DEPTH) -> nn.Sequential:
+EXPERIMENTS = {
+    "digits": Experiment(
+        name="UCI digits",
+        load=load_digits,
+        depth=12,
+        width=256,
+        pretrain={"epochs": 60, "batch_size": 512, "lr": 2e-3},
+        methods={
+            "Gaussian noise": {"noise": {"name": "gaussian", "sigma": 0.3}, "temperature": 0.5},
+            "DACL": {"noise": {"name": "linear", "alpha": 0.5}, "temperature": 0.5},
+            "DACL+": {"noise": {"name": "dacl+", "alpha": 0.8, "low": 0.0}, "temperature": 0.5},
+        },
+        supervised_epochs=100,
+        classifier="logistic",
+    ),
+    "fashion-mnist": Experiment(
+        name="Fashion-MNIST",
+        load=load_fashion_mnist,
+        depth=2,
+        width=512,
+        pretrain={"epochs": 6, "batch_size": 1024, "lr": 1e-3},
+        methods={
+            "Gaussian noise": {"noise": {"name": "gaussian", "sigma": 0.3}, "temperature": 0.1},
+            "DACL": {"noise": {"name": "linear", "alpha": 0.5}, "temperature": 0.1},
+            "DACL+": {"noise": {"name": "dacl+", "alpha": 0.5, "low": 0.0}, "temperature": 0.1},
+        },
+        supervised_epochs=5,
+        classifier="sgd",
+    ),
+}
+
+
+def fully_connected(n_columns: int, width: int, depth: int) -> nn.Sequential:
     """``depth`` layers of linear map, batch norm and ReLU: ``(N, n_columns)`` to ``(N, width)``."""
     layers: list[nn.Module] = []
     for i in range(depth):
@@ -73,34 +94,42 @@ def fully_connected(n_columns: int, width: int = WIDTH, depth: int = DEPTH) -> n
     return nn.Sequential(*layers)
 
 
-def projector(width: int = WIDTH, out: int = PROJECTION) -> nn.Sequential:
+def projector(width: int, out: int = 128) -> nn.Sequential:
     """Three layers, thrown away after pre-training."""
     return nn.Sequential(fully_connected(width, width, depth=2), nn.Linear(width, out))
 
 
-def pretrained(split: Split, method: dict[str, Any], seed: int, **settings: Any) -> nn.Module:
-    """The encoder after pre-training on the training rows, without labels."""
+def untrained(experiment: Experiment, split: Split, seed: int) -> nn.Module:
+    """The encoder at its initial weights, the same that pre-training starts from."""
     torch.manual_seed(seed)
-    encoder = fully_connected(split.x_train.shape[1])
-    model = DACL(encoder, projector(), get_noise(**method["noise"]), method["temperature"])
-    pretrain(model, split.x_train, seed=seed, **{**PRETRAIN, **settings})
-    return encoder
+    return fully_connected(split.x_train.shape[1], experiment.width, experiment.depth)
 
 
-def supervised_accuracy(split: Split, labels_per_class: int | None, seed: int) -> float:
-    """Test accuracy of the same network trained on the labels."""
+def pretrained(
+    experiment: Experiment, split: Split, method: dict[str, Any], seed: int, **settings: Any
+) -> tuple[nn.Module, Run]:
+    """The encoder after pre-training on the training rows, without labels."""
+    encoder = untrained(experiment, split, seed)
+    noise = get_noise(**method["noise"])
+    model = DACL(encoder, projector(experiment.width), noise, method["temperature"])
+    settings = {**experiment.pretrain, "progress": False, **settings}
+    return encoder, pretrain(model, split.x_train, seed=seed, **settings)
+
+
+def supervised_accuracy(
+    experiment: Experiment, split: Split, labels_per_class: int | None, seed: int
+) -> float:
+    """Test accuracy in % of the same network trained on the labels."""
     x, y = split.x_train, split.y_train
     if labels_per_class is not None:
         chosen = torch.as_tensor(choose_rows(y.numpy(), labels_per_class, seed))
         x, y = x[chosen], y[chosen]
-    torch.manual_seed(seed)
-    model = nn.Sequential(fully_connected(x.shape[1]), nn.Linear(WIDTH, 10))
+    model = nn.Sequential(untrained(experiment, split, seed), nn.Linear(experiment.width, 10))
     steps_per_epoch = max(1, len(x) // 128)
+    epochs = experiment.supervised_epochs if labels_per_class is None else 100
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, SUPERVISED_EPOCHS * steps_per_epoch
-    )
-    for _ in range(SUPERVISED_EPOCHS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch)
+    for _ in range(epochs):
         for batch in torch.randperm(len(x)).tensor_split(steps_per_epoch):
             loss = F.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -110,60 +139,92 @@ def supervised_accuracy(split: Split, labels_per_class: int | None, seed: int) -
     model.eval()
     with torch.no_grad():
         right: Tensor = model(split.x_test).argmax(1) == split.y_test
-    return right.float().mean().item()
+    return 100 * right.float().mean().item()
 
 
-def probe(encoder: nn.Module, split: Split, seed: int) -> list[float]:
-    """Linear-probe accuracy for each number of labels a class."""
-    train, test = (split.x_train, split.y_train), (split.x_test, split.y_test)
-    return [
-        linear_probe(encoder, train, test, labels_per_class=n, seed=seed).accuracy
-        for n in LABELS_PER_CLASS
-    ]
+def probe(experiment: Experiment, encoder: nn.Module, split: Split, seed: int) -> list[float]:
+    """A value for each of COLUMNS; accuracies in %."""
+    train = features(encoder, split.x_train), split.y_train
+    test = features(encoder, split.x_test), split.y_test
+    found = []
+    for n in LABELS_PER_CLASS:
+        classifier = experiment.classifier if n is None else "logistic"
+        result = linear_probe(
+            nn.Identity(), train, test, labels_per_class=n, seed=seed, classifier=classifier
+        )
+        found.append(100 * result.accuracy)
+    found.append(100 * knn_probe(nn.Identity(), train, test).accuracy)
+    return [*found, metrics.rankme(test[0][:_ROWS_PICTURED])]
 
 
-def table_row(name: str, split: Split, seed: int) -> list[float]:
-    """Test accuracy for each number of labels a class."""
-    if name == SUPERVISED:
-        return [supervised_accuracy(split, n, seed) for n in LABELS_PER_CLASS]
-    if name == RAW:
-        return probe(nn.Identity(), split, seed)
-    if name == UNTRAINED:
-        torch.manual_seed(seed)
-        return probe(fully_connected(split.x_train.shape[1]), split, seed)
-    return probe(pretrained(split, METHODS[name], seed), split, seed)
+def run(experiment: Experiment, n_seeds: int, folder: Path | None = None) -> dict[str, Any]:
+    """Print the table row by row, and leave what was made in the folder.
 
-
-def run(n_seeds: int = 3) -> dict[str, dict[str, Any]]:
-    """Print the table row by row; returns accuracies in % ``(seeds, labels)`` and seconds."""
-    split = load_digits()
+    Returns:
+        For each row ``values``, a list of COLUMNS for each seed, and ``seconds``.
+    """
+    split = experiment.load()
     print(
-        f"Digits: {len(split.x_train)} training and {len(split.x_test)} test rows, 64 columns. "
-        f"Encoder: {DEPTH} layers of {WIDTH}.\nTest accuracy in %, mean ± standard deviation "
-        f"over {n_seeds} seeds.\n"
+        f"{experiment.name}: {len(split.x_train):,} training and {len(split.x_test):,} test rows, "
+        f"{split.x_train.shape[1]} columns. Encoder: {experiment.depth} layers of "
+        f"{experiment.width}.\nTest accuracy in % and RankMe, mean ± standard deviation over "
+        f"{n_seeds} seeds.\n"
     )
-    print(f"{'':<26}{'5 labels a class':>18}{'all labels':>18}{'seconds':>10}")
-    table = {}
-    for name in (RAW, UNTRAINED, *METHODS, SUPERVISED):
+    print(f"{'':<26}" + "".join(f"{c:>18}" for c in COLUMNS) + f"{'seconds':>9}")
+    table: dict[str, Any] = {}
+    histories: dict[str, list[dict[str, float]]] = {}
+    embeddings = {"Raw columns": split.x_test[:_ROWS_PICTURED]}
+    for name in (RAW, UNTRAINED, *experiment.methods, SUPERVISED):
         started = time.perf_counter()
-        values = 100 * np.array([table_row(name, split, seed) for seed in range(n_seeds)])
+        values = []
+        for seed in range(n_seeds):
+            if name == SUPERVISED:
+                row = [supervised_accuracy(experiment, split, n, seed) for n in LABELS_PER_CLASS]
+                values.append(row)
+                continue
+            encoder: nn.Module = nn.Identity()
+            if name == UNTRAINED:
+                encoder = untrained(experiment, split, seed)
+            elif name != RAW:
+                run_dir = (
+                    None if folder is None or seed else folder / name.lower().replace(" ", "-")
+                )
+                method = experiment.methods[name]
+                encoder, run = pretrained(experiment, split, method, seed, run_dir=run_dir)
+                histories.setdefault(name, run.history)
+            values.append(probe(experiment, encoder, split, seed))
+            if seed == 0 and name in (UNTRAINED, "DACL+"):
+                label = "Before" if name == UNTRAINED else "After DACL+"
+                embeddings[label] = features(encoder, split.x_test[:_ROWS_PICTURED])
         seconds = time.perf_counter() - started
-        mean, std = values.mean(0), values.std(0, ddof=1 if n_seeds > 1 else 0)
-        few, many = (f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True))
-        print(f"{name:<26}{few:>18}{many:>18}{seconds:>10.1f}", flush=True)
-        table[name] = {"accuracy": values.round(4).tolist(), "seconds": round(seconds, 2)}
+        mean, std = np.mean(values, 0), np.std(values, 0, ddof=1 if n_seeds > 1 else 0)
+        cells = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True)]
+        cells += [""] * (len(COLUMNS) - len(cells))
+        print(f"{name:<26}" + "".join(f"{c:>18}" for c in cells) + f"{seconds:>9.1f}", flush=True)
+        table[name] = {"values": np.round(values, 4).tolist(), "seconds": round(seconds, 2)}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+        if find_spec("matplotlib"):
+            plot_history(histories, folder / "training.png")
+            plot_embeddings(embeddings, split.y_test[:_ROWS_PICTURED], folder / "embeddings.png")
     return table
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mixnoise.demo", description=__doc__)
+    parser.add_argument("--data", choices=EXPERIMENTS, default="digits", help="default: digits")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions (default 3)")
+    parser.add_argument("--output", type=Path, help="a new folder (default runs/DATA-TIME)")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds must be >= 1, got {options.seeds}")
+    folder = options.output or Path("runs") / f"{options.data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists():
+        parser.error(f"--output must be a folder that does not exist yet, got {folder}")
     started = time.perf_counter()
-    run(options.seeds)
-    print(f"\n{time.perf_counter() - started:.0f} seconds in all.")
+    run(EXPERIMENTS[options.data], options.seeds, folder)
+    print(f"\n{time.perf_counter() - started:.0f} seconds in all. See {folder}.")
 
 
 if __name__ == "__main__":

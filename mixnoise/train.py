@@ -242,7 +242,9 @@ def _accelerator(
         raise ImportError("pretrain needs accelerate: pip install 'mixnoise[train]'") from error
     had_state, had_partial = bool(AcceleratorState._shared_state), bool(PartialState._shared_state)
     had_group = dist.is_initialized()
-    settings: dict[str, Any] = {"mixed_precision": precision}
+    # Without being told, Accelerate lets each of several processes on CPUs train alone.
+    cpu = not torch.accelerator.is_available()
+    settings: dict[str, Any] = {"mixed_precision": precision, "cpu": cpu}
     if folder is not None and trackers:
         missing = [t for t in trackers if t in _TRACKER_PACKAGES and not find_spec(t)]
         if missing:

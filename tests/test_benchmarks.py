@@ -37,17 +37,24 @@ def test_fill_replaces_what_stands_between_the_marks(tmp_path):
     result = {
         "command": "make demo",
         "machine": {**machine, "date": "d"},
-        "rows": {"DACL": {"accuracy": [[90.0, 95.0], [92.0, 97.0]]}},
+        "encoder": "2 layers of 8",
+        "columns": ["few", "many", "kNN"],
+        "rows": {
+            "DACL": {"values": [[90.0, 95.0, 80.0], [92.0, 97.0, 82.0]], "seconds": 1.4},
+            "Full supervised": {"values": [[50.0, 60.0], [50.0, 60.0]], "seconds": 2.0},
+        },
     }
-    (tmp_path / "demo.json").write_text(json.dumps(result))
-    text = "before\n<!-- table:demo -->\nold\n<!-- /table:demo -->\nafter\n"
+    (tmp_path / "demo-digits.json").write_text(json.dumps(result))
+    text = "before\n<!-- table:demo-digits -->\nold\n<!-- /table:demo-digits -->\nafter\n"
     filled = tables.fill(text, tmp_path)
-    assert "| DACL | 91.0 ± 1.4 | 96.0 ± 1.4 |" in filled
+    assert "| DACL | 91.0 ± 1.4 | 96.0 ± 1.4 | 81.0 ± 1.4 |" in filled
+    assert "| Full supervised | 50.0 ± 0.0 | 60.0 ± 0.0 |  |" in filled
+    assert "Encoder: 2 layers of 8. Mean ± standard deviation over 2 seeds, 3 s in all." in filled
     assert "old" not in filled
-    assert filled.startswith("before\n<!-- table:demo -->\n|")
-    assert filled.endswith("<!-- /table:demo -->\nafter\n")
+    assert filled.startswith("before\n<!-- table:demo-digits -->\n|")
+    assert filled.endswith("<!-- /table:demo-digits -->\nafter\n")
     assert tables.fill(filled, tmp_path) == filled
-    with pytest.raises(ValueError, match="no place for the table 'demo'"):
+    with pytest.raises(ValueError, match="no place for the table 'demo-digits'"):
         tables.fill("nothing", tmp_path)
 
 

@@ -15,7 +15,8 @@ def code_blocks(name):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
 
 
-def test_readme_runs(monkeypatch):
+def test_readme_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", {})
     torch.manual_seed(0)
     namespace = {"__name__": "readme"}
