@@ -77,8 +77,8 @@ EXPERIMENTS = {
         pretrain={"epochs": 6, "batch_size": 1024, "lr": 1e-3},
         methods={
             "Gaussian noise": {"noise": {"name": "gaussian", "sigma": 0.3}, "temperature": 0.1},
-            "DACL": {"noise": {"name": "linear", "alpha": 0.5}, "temperature": 0.1},
-            "DACL+": {"noise": {"name": "dacl+", "alpha": 0.5, "low": 0.0}, "temperature": 0.1},
+            "DACL": {"noise": {"name": "linear", "alpha": 0.7}, "temperature": 0.2},
+            "DACL+": {"noise": {"name": "dacl+", "alpha": 0.5, "low": 0.0}, "temperature": 0.2},
         },
         supervised_epochs=5,
         classifier="sgd",

@@ -308,11 +308,11 @@ def _fit_head(encode: Encoder, train: DataLoader[Any], classes: Tensor, n_rows: 
     # The features stay the same, so that the mean over all steps estimates their moments best.
     eps = max(1e-8 * float(h.var(0, correction=0).mean()), torch.finfo(h.dtype).tiny)
     norm = nn.BatchNorm1d(h.shape[1], eps=eps, momentum=None, affine=False)
-    linear = nn.Linear(h.shape[1], len(classes), dtype=torch.float32)
+    linear = nn.Linear(h.shape[1], len(classes))
     # From zero: the weights of columns that are constant in training stay there.
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
-    head = nn.Sequential(norm, linear).to(h.device)
+    head = nn.Sequential(norm, linear).to(h)
     # LogisticRegression's penalty: |weight|^2 / 2 against the sum, not the mean, of the losses.
     groups: list[dict[str, Any]] = [
         {"params": [linear.weight], "weight_decay": 1 / n_rows},

@@ -78,7 +78,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
     for start in range(0, n, _ROWS_PER_BLOCK):
         block = slice(start, start + _ROWS_PER_BLOCK)
         # -t |z_i - z_j|^2 by the squares, which are 0 and not 1 for rows of zeros.
-        exponent = (2 * z[block] @ z.T - square[block, None] - square).clamp_(max=0).mul_(t)
+        exponent = (2 * z[block] @ z.T - square[block, None] - square).mul_(t)
         exponent.diagonal(start).fill_(-math.inf)
         rows.append(exponent.logsumexp(1).double())
     return torch.cat(rows).logsumexp(0).item() - math.log(n * (n - 1))

@@ -85,7 +85,8 @@ def test_import_leaves_optional_packages_alone():
     code = (
         "import sys, mixnoise; mixnoise.get_noise('dacl+'); "
         "print([m for m in ('triton', 'sklearn', 'scipy', 'accelerate', 'matplotlib', "
-        "'tensorboard', 'safetensors', 'pytorch_optimizer', 'mixnoise_kernels', 'importlib.metadata') if m in sys.modules])"
+        "'tensorboard', 'safetensors', 'pytorch_optimizer', 'mixnoise_kernels', "
+        "'importlib.metadata') if m in sys.modules])"
     )
     # importlib.metadata comes with torch itself, so it is measured against a bare import.
     bare = "import sys, torch; print('importlib.metadata' in sys.modules)"
