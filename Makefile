@@ -23,7 +23,8 @@ lint: $(VENV)/.test
 
 # The speed figures of README: ratios to plain and compiled PyTorch, both sides in one run.
 bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed -k "not trainer"
+	$(BIN)/python -m benchmarks.speed -k trainer --output benchmarks/results/trainer-cpu.json
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

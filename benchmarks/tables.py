@@ -116,7 +116,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo-digits": ("demo-digits.json", demo),
     "demo-fashion-mnist": ("demo-fashion-mnist.json", demo),
     "speed-loss": ("speed-cpu.json", speed_loss),
-    "speed-trainer": ("speed-cpu.json", speed_trainer),
+    "speed-trainer": ("trainer-cpu.json", speed_trainer),
     "speed-mixing": ("speed-cpu.json", speed_mixing),
 }
 

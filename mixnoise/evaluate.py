@@ -267,8 +267,8 @@ def _logistic_probe(
             "linear_probe needs scikit-learn: pip install 'mixnoise[sklearn]'"
         ) from error
     (x, y), (x_test, y_test) = train, test
-    # Each row that some split uses is encoded once. In float64 the spread of a constant column is
-    # zero, not rounding, and the solver's line search does not stall.
+    # Each row that some split uses is encoded once. In float64, because columns may lie far from
+    # zero, and numpy has no bfloat16.
     used, used_test = (np.unique(np.concatenate(rows)) for rows in zip(*splits, strict=True))
     if x_test is x:
         used = used_test = np.union1d(used, used_test)
@@ -288,6 +288,7 @@ def _sgd_probe(
     encoder: Encoder, splits: list[tuple[DataLoader[Any], DataLoader[Any]]], seed: int
 ) -> ProbeResult:
     accuracies = []
+    # That inference mode is off also means that gradients are on, whatever the caller's mode.
     with preserved_random_state(), torch.inference_mode(False), _frozen(encoder) as encode:
         for i, (train, test) in enumerate(splits):
             seed_globally(derive_seed(seed, "probe", i))  # loaders draw their order from it
@@ -322,9 +323,7 @@ def _fit_head(encode: Encoder, train: DataLoader[Any], classes: Tensor, n_rows: 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, n_epochs)
     for _ in range(n_epochs):
         for h, y in _steps(_encoded("train", encode, train)):
-            with torch.enable_grad():
-                loss = F.cross_entropy(head(h), torch.searchsorted(classes, y).to(h.device))
-                loss.backward()
+            F.cross_entropy(head(h), torch.searchsorted(classes, y).to(h.device)).backward()
             adam.step()
             adam.zero_grad()
         schedule.step()
@@ -345,7 +344,8 @@ def _steps(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
 def _encoded(
     name: str, encode: Encoder, loader: DataLoader[Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((encode(x).float(), y) for x, y in _batches(name, loader))
+    encoded = ((encode(x), y) for x, y in _batches(name, loader))
+    return ((h if h.dtype == torch.float64 else h.float(), y) for h, y in encoded)
 
 
 def _batches(name: str, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -252,16 +252,25 @@ def test_rows_are_encoded_once(test, n, n_splits, most):
 # ---- logistic
 
 
-def test_constant_columns_do_not_matter():
+@pytest.mark.parametrize("n", [5, None])
+@pytest.mark.parametrize(("classifier", "slack"), [("logistic", 0.004), ("sgd", 0.01)])
+def test_constant_columns_do_not_matter(classifier, slack, n):
     """Dead ReLUs, some of which live again in the test rows."""
     dead, live = torch.zeros(1347, 5), 100 * torch.rand(450, 5)
     constant = torch.tensor([0.1, 1e4 / 3, -7.3])
     train = torch.cat((SPLIT.x_train, dead, constant.expand(1347, 3)), 1), SPLIT.y_train
     test = torch.cat((SPLIT.x_test, live, constant.expand(450, 3)), 1), SPLIT.y_test
-    for classifier, least in (("logistic", 0.004), ("sgd", 0.01)):
-        accuracy = linear_probe(nn.Identity(), TRAIN, TEST, classifier=classifier).accuracy
-        widened = linear_probe(nn.Identity(), train, test, classifier=classifier).accuracy
-        assert widened == pytest.approx(accuracy, abs=least)
+    accuracy = linear_probe(nn.Identity(), TRAIN, TEST, n, classifier=classifier).accuracy
+    widened = linear_probe(nn.Identity(), train, test, n, classifier=classifier).accuracy
+    assert widened == pytest.approx(accuracy, abs=slack)
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "sgd"])
+def test_columns_far_from_zero(classifier):
+    """Seconds since 1970 in float64: in float32 they would be 128 apart."""
+    (x, y), (x_test, y_test) = blobs(90), blobs(30, seed=1)
+    train, test = (x.double() + 1.7e9, y), (x_test.double() + 1.7e9, y_test)
+    assert linear_probe(nn.Identity(), train, test, classifier=classifier).accuracy > 0.95
 
 
 @pytest.mark.parametrize("classifier", ["logistic", "sgd"])
@@ -293,13 +302,13 @@ def test_no_convergence_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize(("n", "n_splits"), [(5, 3), (None, 1)])
-@pytest.mark.parametrize("depth", [0, 12])
-def test_sgd_and_logistic_agree(depth, n, n_splits):
+@pytest.mark.parametrize(("depth", "width"), [(0, 64), (12, 128), (1, 1024)])
+def test_sgd_and_logistic_agree(depth, width, n, n_splits):
     """On raw columns, and on those of untrained networks: of 12 layers they are near 1e-5."""
     torch.manual_seed(0)
     layers = []
     for i in range(depth):
-        layers += [nn.Linear(128 if i else 64, 128), nn.ReLU()]
+        layers += [nn.Linear(width if i else 64, width), nn.ReLU()]
     encoder = nn.Sequential(*layers)
     settings = {"labels_per_class": n, "n_splits": n_splits}
     logistic = linear_probe(encoder, TRAIN, TEST, **settings)
@@ -410,6 +419,21 @@ def test_sgd_holds_a_batch_at_a_time_and_leaves_the_encoder_alone():
     assert encoder[1].training
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_sgd_ends_on_small_steps(monkeypatch, three_epochs):
+    """Cosine schedule, epoch by epoch."""
+    rates = []
+
+    class Adam(torch.optim.Adam):
+        def step(self):
+            rates.extend(group["lr"] for group in self.param_groups)
+            super().step()
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    linear_probe(lambda x: x.repeat(1, 3), blobs(90), blobs(30), classifier="sgd")
+    first = 0.25 / 3
+    assert rates == pytest.approx(np.repeat([first, 0.75 * first, 0.25 * first], 2))
 
 
 def test_sgd_under_another_default_dtype(three_epochs):

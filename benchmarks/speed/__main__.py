@@ -84,7 +84,7 @@ def main() -> int:
     options = parser.parse_args()
     cases = [case for test in tests(options.k) for case in measure(test)]
     result = {
-        "command": "make bench",
+        "command": f"python -m benchmarks.speed -k '{options.k}'",
         "machine": describe(),
         "environment": ALLOCATOR,
         "cases": cases,
