@@ -61,4 +61,4 @@ def test_trainer(benchmark, tmp_path: Path):
     ours, bare = trainer().state_dict(), bare_loop(x).state_dict()
     assert all(torch.equal(ours[name], bare[name]) for name in bare)
     benchmark.extra_info["steps"] = STEPS
-    interleave(benchmark, trainer, {"bare loop": lambda: bare_loop(x)}, rounds=5)
+    interleave(benchmark, trainer, {"bare loop": lambda: bare_loop(x)}, rounds=4)
