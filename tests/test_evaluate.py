@@ -724,12 +724,13 @@ def test_knn_probe_predicts_what_scikit_learn_does(k):
     assert result.accuracies == (result.accuracy,)
 
 
-def test_the_first_of_equally_near_rows_votes():
+@pytest.mark.parametrize("k", [1, 2, 3, 20, 100, 499])
+def test_the_first_of_equally_near_rows_vote(k):
+    """Just enough of them are of class 4 to outvote the rest of the first k."""
     x = torch.eye(3)[[1] + [0] * 500]
-    y = torch.tensor([9, 4, 4, *[1] * 498])
-    for k in (1, 2, 3):  # the third neighbour is outvoted
-        assert knn_probe(nn.Identity(), (x, y), (x[1:2], y[1:2]), k).accuracy == 1
-    assert knn_probe(nn.Identity(), (x, y), (x[1:2], torch.tensor([1])), 5).accuracy == 1
+    first = k // 2 + 1
+    y = torch.tensor([9] + [4] * first + [1] * (500 - first))
+    assert knn_probe(nn.Identity(), (x, y), (x[1:2], [4]), k).accuracy == 1
 
 
 def test_the_first_class_wins_equal_votes():

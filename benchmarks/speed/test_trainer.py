@@ -48,7 +48,7 @@ def bare_loop(x):
 
 
 def test_trainer(benchmark, tmp_path: Path):
-    """An epoch of 40 steps with all that a run leaves: evaluation, checkpoint, events, pictures."""
+    """An epoch of 40 steps, and all that a run leaves: checkpoint, events, pictures."""
     x = torch.rand(STEPS * BATCH, COLUMNS, generator=torch.Generator().manual_seed(0))
     folders = (tmp_path / str(i) for i in itertools.count())
 
