@@ -207,8 +207,10 @@ def knn_probe(
     x_test, labels_test = _pair("test", test)
     classes, y = _classes(labels)
     y_test = _codes(labels_test, classes)
-    bank = unit_rows(features(encoder, x).double()).float()
-    queries = unit_rows(features(encoder, x_test).double()).float()
+    # In float64: of nearly parallel rows, as deep untrained networks make, cosines in float32 are
+    # all 1, and neighbours drawn by rounding.
+    bank = unit_rows(features(encoder, x).double())
+    queries = unit_rows(features(encoder, x_test).double())
     k, codes, predicted = min(k, len(bank)), torch.as_tensor(y), []
     for block in queries.split(max(1, _KNN_SIMILARITIES // len(bank))):
         similarity = block @ bank.T
@@ -216,7 +218,7 @@ def knn_probe(
         # topk takes any of equals; where they compete for the last places, a stable sort decides.
         torn = (similarity >= nearest[:, -1:]).sum(1) > k
         index[torn] = similarity[torn].argsort(dim=1, descending=True, stable=True)[:, :k]
-        weight = ((nearest.double() - 1) / _KNN_TEMPERATURE).exp()
+        weight = ((nearest - 1) / _KNN_TEMPERATURE).exp()
         votes = weight.new_zeros(len(block), len(classes))
         predicted.append(votes.scatter_add_(1, codes[index], weight).argmax(1))
     return _result([float(np.mean(torch.cat(predicted).numpy() == y_test))], len(y))

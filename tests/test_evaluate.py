@@ -346,6 +346,13 @@ def test_sources(source, n_rows):
         assert result.n_labels == n_rows
 
 
+@pytest.mark.parametrize("source", [lambda x, y: (x, y), TensorDataset], ids=["pair", "dataset"])
+def test_rows_sorted_by_class_are_shuffled(source):
+    order = SPLIT.y_train.argsort()
+    train = source(SPLIT.x_train[order], SPLIT.y_train[order])
+    assert linear_probe(nn.Identity(), train, TEST, classifier="sgd").accuracy > 0.95
+
+
 def test_classes_of_a_loader_need_not_count_from_0():
     (x, y), (x_test, y_test) = blobs(90), blobs(30, seed=1)
     names = torch.tensor([-5, 7, 10**12])
@@ -708,17 +715,20 @@ def test_knn_probe_is_the_vote_of_the_paper(k, monkeypatch):
         assert knn_probe(nn.Identity(), (x, y), (x_test, predicted), k).accuracy == 1
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("k", [1, 5, 200])
-def test_knn_probe_predicts_what_scikit_learn_does(k):
+def test_knn_probe_predicts_what_scikit_learn_does(k, offset):
+    """Also of rows so nearly parallel that their cosines in float32 are all 1."""
     from sklearn.neighbors import KNeighborsClassifier
 
     def weights(distance):
         return np.exp((1 - distance) / 0.07)
 
     classifier = KNeighborsClassifier(k, metric="cosine", weights=weights, algorithm="brute")
-    classifier.fit(SPLIT.x_train.double().numpy(), SPLIT.y_train.numpy())
-    predicted = classifier.predict(SPLIT.x_test.double().numpy())
-    result = knn_probe(nn.Identity(), TRAIN, (SPLIT.x_test, predicted), k)
+    x, x_test = SPLIT.x_train + offset, SPLIT.x_test + offset
+    classifier.fit(x.double().numpy(), SPLIT.y_train.numpy())
+    predicted = classifier.predict(x_test.double().numpy())
+    result = knn_probe(nn.Identity(), (x, SPLIT.y_train), (x_test, predicted), k)
     assert result.accuracy >= 1 - 1 / 450
     assert result.n_labels == 1347
     assert result.accuracies == (result.accuracy,)
