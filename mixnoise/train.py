@@ -260,7 +260,10 @@ def _accelerator(
         for tracker in accelerator.trackers if accelerator is not None else ():
             tracker.finish()
         if dist.is_initialized() and not had_group:
-            dist.destroy_process_group()  # or gloo aborts when the program ends
+            # Or gloo aborts when the program ends; it also may while DDP still holds the group.
+            if accelerator is not None:
+                accelerator.free_memory()
+            dist.destroy_process_group()
         if not had_state:
             # Its state is global, and would refuse another precision in the next run.
             AcceleratorState._reset_state(reset_partial_state=not had_partial)

@@ -31,6 +31,9 @@ def main(path):
         local_loss(model, rank).backward()
         if rank == 0:
             torch.save([p.grad for p in model.module.parameters()], path)
+        # gloo may abort where a rank ends early, or while DDP still holds the group.
+        torch.distributed.barrier()
+        del model
     finally:
         torch.distributed.destroy_process_group()
 
