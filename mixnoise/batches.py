@@ -127,13 +127,12 @@ class Loader:
     """Somebody's loader as it is; the global random state it may shuffle by is the trainer's."""
 
     def __init__(self, loader: Any) -> None:
-        self.n_batches = _length(loader)
-        if self.n_batches == 0:
+        if _length(loader) == 0:
             raise ValueError("data must have at least one batch, got an empty loader")
         self.loader = loader
 
     def __len__(self) -> int:
-        return self.n_batches
+        return len(self.loader)
 
     def epoch(self, seed: int) -> Iterator[Any]:
         seed_globally(seed)
@@ -163,7 +162,7 @@ def make_batches(
 ) -> Batches:
     """Batches of whatever the user has; floating-point arrays become ``dtype``."""
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
-        x = torch.as_tensor(data if isinstance(data, Tensor) else _array(data))
+        x = as_rows("data", data)
         if x.ndim == 0 or x.shape[0] < 2:
             raise ValueError(f"data must have at least two rows, got shape {tuple(x.shape)}")
         x = x.to(dtype) if x.is_floating_point() else x
@@ -195,11 +194,15 @@ def _length(data: Any) -> int:
         ) from error
 
 
-def _array(data: Any) -> Any:
-    array = np.asarray(data)
+def as_rows(name: str, x: Any) -> Tensor:
+    """A tensor as it is, an array or what becomes one as a tensor."""
+    if isinstance(x, Tensor):
+        return x
+    # A copy where torch cannot share the memory, as of reversed arrays and those that pandas locks.
+    array = np.require(x, requirements=["C", "W"])
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"data must be numeric, got an array of dtype {array.dtype}")
-    return array
+        raise TypeError(f"{name} must be numeric, got an array of dtype {array.dtype}")
+    return torch.as_tensor(array)
 
 
 def model_inputs(batch: Any, takes_anything: bool) -> Inputs:

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from mixnoise import DACL, get_noise, knn_probe, linear_probe, metrics, pretrain
 from mixnoise.datasets import Split, load_digits, load_fashion_mnist
-from mixnoise.evaluate import choose_rows, features
+from mixnoise.evaluate import choose_rows
+from mixnoise.features import features
 from mixnoise.plots import plot_embeddings, plot_history
 from mixnoise.train import Run
 
@@ -126,6 +127,7 @@ def supervised_accuracy(
         x, y = x[chosen], y[chosen]
     model = nn.Sequential(untrained(experiment, split, seed), nn.Linear(experiment.width, 10))
     steps_per_epoch = max(1, len(x) // 128)
+    # A few labels make an epoch of a single step.
     epochs = experiment.supervised_epochs if labels_per_class is None else 100
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch)
@@ -157,6 +159,23 @@ def probe(experiment: Experiment, encoder: nn.Module, split: Split, seed: int) -
     return [*found, metrics.rankme(test[0][:_ROWS_PICTURED])]
 
 
+def table_row(
+    experiment: Experiment, split: Split, name: str, seed: int, run_dir: Path | None = None
+) -> tuple[list[float], nn.Module, Run | None]:
+    """A value for each of COLUMNS, as many as the row has, the encoder, and its pre-training."""
+    if name == SUPERVISED:
+        accuracies = [supervised_accuracy(experiment, split, n, seed) for n in LABELS_PER_CLASS]
+        return accuracies, nn.Identity(), None
+    encoder: nn.Module = nn.Identity()
+    pretraining = None
+    if name == UNTRAINED:
+        encoder = untrained(experiment, split, seed)
+    elif name != RAW:
+        method = experiment.methods[name]
+        encoder, pretraining = pretrained(experiment, split, method, seed, run_dir=run_dir)
+    return probe(experiment, encoder, split, seed), encoder, pretraining
+
+
 def run(experiment: Experiment, n_seeds: int, folder: Path | None = None) -> dict[str, Any]:
     """Print the table row by row, and leave what was made in the folder.
 
@@ -172,30 +191,18 @@ def run(experiment: Experiment, n_seeds: int, folder: Path | None = None) -> dic
     )
     print(f"{'':<26}" + "".join(f"{c:>18}" for c in COLUMNS) + f"{'seconds':>9}")
     table: dict[str, Any] = {}
+    encoders: dict[str, nn.Module] = {}  # of the first seed, as are the runs
     histories: dict[str, list[dict[str, float]]] = {}
-    embeddings = {"Raw columns": split.x_test[:_ROWS_PICTURED]}
     for name in (RAW, UNTRAINED, *experiment.methods, SUPERVISED):
         started = time.perf_counter()
         values = []
         for seed in range(n_seeds):
-            if name == SUPERVISED:
-                row = [supervised_accuracy(experiment, split, n, seed) for n in LABELS_PER_CLASS]
-                values.append(row)
-                continue
-            encoder: nn.Module = nn.Identity()
-            if name == UNTRAINED:
-                encoder = untrained(experiment, split, seed)
-            elif name != RAW:
-                run_dir = (
-                    None if folder is None or seed else folder / name.lower().replace(" ", "-")
-                )
-                method = experiment.methods[name]
-                encoder, run = pretrained(experiment, split, method, seed, run_dir=run_dir)
-                histories.setdefault(name, run.history)
-            values.append(probe(experiment, encoder, split, seed))
-            if seed == 0 and name in (UNTRAINED, "DACL+"):
-                label = "Before" if name == UNTRAINED else "After DACL+"
-                embeddings[label] = features(encoder, split.x_test[:_ROWS_PICTURED])
+            run_dir = folder / name.lower().replace(" ", "-") if folder and seed == 0 else None
+            row, encoder, pretraining = table_row(experiment, split, name, seed, run_dir)
+            values.append(row)
+            encoders.setdefault(name, encoder)
+            if pretraining is not None:
+                histories.setdefault(name, pretraining.history)
         seconds = time.perf_counter() - started
         mean, std = np.mean(values, 0), np.std(values, 0, ddof=1 if n_seeds > 1 else 0)
         cells = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True)]
@@ -206,8 +213,11 @@ def run(experiment: Experiment, n_seeds: int, folder: Path | None = None) -> dic
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
         if find_spec("matplotlib"):
+            x, y = split.x_test[:_ROWS_PICTURED], split.y_test[:_ROWS_PICTURED]
+            panels = {"Raw columns": RAW, "Before": UNTRAINED, "After DACL+": "DACL+"}
+            embeddings = {panel: features(encoders[name], x) for panel, name in panels.items()}
             plot_history(histories, folder / "training.png")
-            plot_embeddings(embeddings, split.y_test[:_ROWS_PICTURED], folder / "embeddings.png")
+            plot_embeddings(embeddings, y, folder / "embeddings.png")
     return table
 
 

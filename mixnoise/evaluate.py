@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    SubsetRandomSampler,
-    TensorDataset,
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mixnoise.features import (
+    Encoder,
+    LabelledData,
+    as_classes,
+    as_codes,
+    features,
+    labelled_rows,
+    labelled_sets,
 )
-
 from mixnoise.metrics import unit_rows
-from mixnoise.ops import check_choice
-from mixnoise.seeding import derive_seed, preserved_random_state, seed_globally
+from mixnoise.ops import check_choice, check_integer
+from mixnoise.sgd_probe import as_loader, batches_of, sgd_probe
 
-Encoder = Callable[[Tensor], Tensor]
-LabelledData = tuple[Any, Any]
 Stream = Dataset[Any] | DataLoader[Any]
 Rows = tuple[Any, Any]  # indices of the training rows and of the test rows of a split
 
@@ -34,14 +31,6 @@ CLASSIFIERS = ("logistic", "sgd")
 # On standardised features scikit-learn's solver takes tens to hundreds of iterations. Should one
 # not converge, its ConvergenceWarning goes to the user.
 _LOGISTIC_ITERATIONS = 10_000
-# Divided by the root of the number of features: Adam moves every weight by as much.
-_SGD_LR = 0.25
-# 640,000 rows or so in all: 10 epochs of large sets, 100 of small ones.
-_SGD_ROWS_SEEN, _SGD_FEWEST_EPOCHS, _SGD_MOST_EPOCHS = 640_000, 10, 100
-# A step takes at least so many rows, if there are, however small the batches that come in.
-_SGD_ROWS = 128
-_ROWS_ENCODED = 256
-
 # Weights of neighbours, exp(cosine / 0.07): Wu et al., arXiv 1805.01978.
 _KNN_TEMPERATURE = 0.07
 _KNN_SIMILARITIES = 1 << 24  # in memory at a time
@@ -62,26 +51,6 @@ class ProbeResult:
     std: float
     accuracies: tuple[float, ...]
     n_labels: int
-
-
-def features(encoder: Encoder, x: Any, batch_size: int = 4096) -> Tensor:
-    """The encoder's output for all rows of x, ``(N, D)`` on the CPU, in evaluation mode.
-
-    Args:
-        encoder: a module, whose mode is restored afterwards, or any function of a tensor. A module
-            gets the rows on its own device and, if they are floating point, in its own dtype.
-        x: rows, a tensor or an array ``(N, *features)``.
-        batch_size: rows encoded at a time.
-
-    Raises:
-        ValueError: no rows, or the encoder does not return one row of finite features for each.
-        TypeError: the encoder does not return a tensor.
-    """
-    x = _rows(x)
-    if x.ndim == 0 or x.shape[0] == 0:
-        raise ValueError(f"x must have at least one row, got shape {tuple(x.shape)}")
-    with _frozen(encoder) as encode:
-        return torch.cat([encode(part).cpu() for part in x.split(batch_size)])
 
 
 def linear_probe(
@@ -132,8 +101,8 @@ def linear_probe(
         (1.0, 1.0, 1.0)
     """
     check_choice("classifier", classifier, CLASSIFIERS)
-    _check_integer("n_splits", n_splits, 1)
-    _check_integer("seed", seed, 0)
+    check_integer("n_splits", n_splits, 1)
+    check_integer("seed", seed, 0)
     share = test if isinstance(test, (int, float)) else None
     if share is not None and not 0 < share < 1:
         raise ValueError(f"test must be a share in (0, 1) or labelled data, got {test!r}")
@@ -145,15 +114,15 @@ def linear_probe(
                 "classifier='sgd' takes all labels of two fixed sets, "
                 f"got {' and '.join(streams)}"
             )
-        loaders = _loader("train", train), _loader("test", test)
-        return _sgd_probe(encoder, [loaders] * n_splits, seed)
+        sets = as_loader("train", train), as_loader("test", test)
+        return _result(*sgd_probe(encoder, [sets] * n_splits, seed))
 
-    x, labels = _pair("train", train)
-    classes, y = _classes(labels)
+    x, labels = labelled_rows("train", train)
+    classes, y = as_classes(labels)
     x_test, y_test = x, y
     if share is None:
-        x_test, labels_test = _pair("test", test)
-        y_test = _codes(labels_test, classes)
+        x_test, labels_test = labelled_rows("test", test)
+        y_test = as_codes(labels_test, classes)
         if labels_per_class is None and n_splits > 1 and classifier == "logistic":
             raise ValueError(
                 "n_splits must be 1 with all labels and a fixed test set, where splits would not "
@@ -169,9 +138,8 @@ def linear_probe(
         splits.append((chosen, held_out))
     if classifier == "logistic":
         return _logistic_probe(encoder, (x, y), (x_test, y_test), splits)
-    return _sgd_probe(
-        encoder, [(_subset(x, y, a), _subset(x_test, y_test, b)) for a, b in splits], seed
-    )
+    loaders = [(batches_of(x, y, a), batches_of(x_test, y_test, b)) for a, b in splits]
+    return _result(*sgd_probe(encoder, loaders, seed))
 
 
 def knn_probe(
@@ -202,11 +170,8 @@ def knn_probe(
 
     Source: Wu et al., arXiv 1805.01978.
     """
-    _check_integer("k", k, 1)
-    x, labels = _pair("train", train)
-    x_test, labels_test = _pair("test", test)
-    classes, y = _classes(labels)
-    y_test = _codes(labels_test, classes)
+    check_integer("k", k, 1)
+    x, y, x_test, y_test, classes = labelled_sets(train, test)
     # In float64: of nearly parallel rows, as deep untrained networks make, cosines in float32 are
     # all 1, and neighbours drawn by rounding.
     bank = unit_rows(features(encoder, x).double())
@@ -284,183 +249,6 @@ def _logistic_probe(
         predicted = model.predict(h_test[np.searchsorted(used_test, held_out)])
         accuracies.append(float(np.mean(predicted == y_test[held_out])))
     return _result(accuracies, len(splits[0][0]))
-
-
-def _sgd_probe(
-    encoder: Encoder, splits: list[tuple[DataLoader[Any], DataLoader[Any]]], seed: int
-) -> ProbeResult:
-    accuracies = []
-    # That inference mode is off also means that gradients are on, whatever the caller's mode.
-    with preserved_random_state(), torch.inference_mode(False), _frozen(encoder) as encode:
-        for i, (train, test) in enumerate(splits):
-            seed_globally(derive_seed(seed, "probe", i))  # loaders draw their order from it
-            y = torch.cat([y for _, y in _batches("train", train)])
-            n_test = sum(len(y) for _, y in _batches("test", test))
-            classes, _ = _classes(y.numpy())
-            head = _fit_head(encode, train, torch.as_tensor(classes), len(y))
-            n_right = 0
-            for h, y_test in _encoded("test", encode, test):
-                n_right += int(np.sum(classes[head(h).argmax(1).cpu()] == y_test.numpy()))
-            accuracies.append(n_right / n_test)
-    return _result(accuracies, len(y))
-
-
-def _fit_head(encode: Encoder, train: DataLoader[Any], classes: Tensor, n_rows: int) -> nn.Module:
-    n_epochs = max(_SGD_FEWEST_EPOCHS, min(_SGD_MOST_EPOCHS, _SGD_ROWS_SEEN // n_rows))
-    h, _ = next(_steps(_encoded("train", encode, train)))
-    # The features stay the same, so that the mean over all steps estimates their moments best.
-    eps = max(1e-8 * float(h.var(0, correction=0).mean()), torch.finfo(h.dtype).tiny)
-    norm = nn.BatchNorm1d(h.shape[1], eps=eps, momentum=None, affine=False)
-    linear = nn.Linear(h.shape[1], len(classes))
-    # From zero: the weights of columns that are constant in training stay there.
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    head = nn.Sequential(norm, linear).to(h)
-    # LogisticRegression's penalty: |weight|^2 / 2 against the sum, not the mean, of the losses.
-    groups: list[dict[str, Any]] = [
-        {"params": [linear.weight], "weight_decay": 1 / n_rows},
-        {"params": [linear.bias]},
-    ]
-    adam = torch.optim.Adam(groups, _SGD_LR / h.shape[1] ** 0.5)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, n_epochs)
-    for _ in range(n_epochs):
-        for h, y in _steps(_encoded("train", encode, train)):
-            F.cross_entropy(head(h), torch.searchsorted(classes, y).to(h.device)).backward()
-            adam.step()
-            adam.zero_grad()
-        schedule.step()
-    return head.eval()
-
-
-def _steps(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches joined and cut so that each suits batch norm: never a last one of a few rows."""
-    h = y = torch.empty(0)
-    for h_next, y_next in batches:
-        h, y = (torch.cat((h, h_next)), torch.cat((y, y_next))) if len(y) else (h_next, y_next)
-        while len(y) >= 2 * _SGD_ROWS:
-            yield h[:_SGD_ROWS], y[:_SGD_ROWS]
-            h, y = h[_SGD_ROWS:], y[_SGD_ROWS:]
-    yield h, y
-
-
-def _encoded(
-    name: str, encode: Encoder, loader: DataLoader[Any]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    encoded = ((encode(x), y) for x, y in _batches(name, loader))
-    return ((h if h.dtype == torch.float64 else h.float(), y) for h, y in encoded)
-
-
-def _batches(name: str, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    n_rows = 0
-    for batch in loader:
-        x, y = _pair(f"every batch of {name}", batch)
-        n_rows += len(y)
-        yield x, _integers(name, y)
-    if n_rows == 0:
-        raise ValueError(f"{name} must have at least one row in every pass over it, got none")
-
-
-def _integers(name: str, y: Any) -> Tensor:
-    if y.dtype.kind not in "iub":
-        raise ValueError(f"{name} must have integer labels, got {y.dtype}")
-    return torch.as_tensor(y.astype(np.int64))
-
-
-def _loader(name: str, data: Any) -> DataLoader[Any]:
-    if isinstance(data, DataLoader):
-        return data
-    if isinstance(data, IterableDataset):
-        return DataLoader(data, _ROWS_ENCODED)
-    if isinstance(data, Dataset):
-        rows = SubsetRandomSampler(range(len(data)))  # type: ignore[arg-type]
-        return DataLoader(data, _ROWS_ENCODED, sampler=rows)
-    x, y = _pair(name, data)
-    return _subset(x, _integers(name, y), np.arange(len(y)))
-
-
-def _subset(x: Tensor, y: Any, rows: Any) -> DataLoader[Any]:
-    """Batches of these rows in random order, made by indexing once for each batch."""
-    batches = BatchSampler(SubsetRandomSampler(rows), _ROWS_ENCODED, drop_last=False)
-    return DataLoader(TensorDataset(x, torch.as_tensor(y)), sampler=batches, batch_size=None)
-
-
-@contextmanager
-def _frozen(encoder: Encoder) -> Iterator[Encoder]:
-    """The encoder in evaluation mode, as a function from rows to features ``(N, D)``."""
-    device, dtype, modes = None, None, {}
-    if isinstance(encoder, nn.Module):
-        tensors = [*encoder.parameters(), *encoder.buffers()]
-        device = next((t.device for t in tensors), None)
-        dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
-        modes = {m: m.training for m in encoder.modules()}
-        encoder.eval()
-
-    @torch.no_grad()
-    def encode(x: Tensor) -> Tensor:
-        h = encoder(x.to(device, dtype if x.is_floating_point() else None))
-        if not isinstance(h, Tensor):
-            raise TypeError(f"encoder must return a tensor, got {type(h).__name__}")
-        if h.ndim == 0 or len(h) != len(x) or h.numel() == 0:
-            raise ValueError(
-                f"encoder must return one row of features for each of {len(x)} rows, got shape "
-                f"{tuple(h.shape)}"
-            )
-        h = h.reshape(len(x), -1)
-        if n_bad := int((~h.isfinite()).any(1).sum()):
-            raise ValueError(
-                f"encoder must return finite features, got NaN or inf in {n_bad} of {len(x)} rows"
-            )
-        return h
-
-    try:
-        yield encode
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _pair(name: str, data: Any) -> tuple[Tensor, Any]:
-    """Rows as a tensor and labels as an array, as many and at least one."""
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise TypeError(f"{name} must be a pair (rows, labels), got {type(data).__name__}")
-    x = _rows(data[0])
-    y = np.asarray(data[1].cpu() if isinstance(data[1], Tensor) else data[1])
-    n_rows = x.shape[0] if x.ndim else 0
-    if y.ndim != 1 or len(y) != n_rows or n_rows == 0:
-        raise ValueError(
-            f"{name} must have one label per row and at least one row, got rows of shape "
-            f"{tuple(x.shape)} and labels of shape {y.shape}"
-        )
-    return x, y
-
-
-def _rows(x: Any) -> Tensor:
-    # A copy where torch cannot share an array's memory, as with those that pandas locks.
-    return x if isinstance(x, Tensor) else torch.as_tensor(np.require(x, requirements=["C", "W"]))
-
-
-def _classes(y: Any) -> tuple[Any, Any]:
-    """The sorted classes of the training labels, and each label's index among them."""
-    try:
-        classes, codes = np.unique(y, return_inverse=True)
-    except TypeError as error:
-        raise TypeError(f"labels must be of one kind and none missing: {error}") from error
-    if classes.dtype.kind == "f" and np.isnan(classes[-1]):
-        raise ValueError("labels must not be missing, got NaN")
-    if len(classes) < 2:
-        raise ValueError(f"train must have at least two classes, got only {classes[0]!s}")
-    return classes, codes
-
-
-def _codes(y: Any, classes: Any) -> Any:
-    """Each label's index among the classes, -1 if it is none of them."""
-    index = {label: i for i, label in enumerate(classes.tolist())}
-    return np.array([index.get(label, -1) for label in y.tolist()])
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def _result(accuracies: list[float], n_labels: int) -> ProbeResult:

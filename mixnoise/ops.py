@@ -23,6 +23,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
 def check_float(name: str, value: object, rule: str) -> float:
     """A real number as a float; NaN is left to the caller's rule."""
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -37,14 +37,13 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
     _save(figure, path)
 
 
-def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path, seed: int = 0) -> None:
+def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path) -> None:
     """Features in two dimensions by t-SNE (van der Maaten and Hinton, JMLR 2008), a panel each.
 
     Args:
         features: name of the panel to ``(N, D)``.
         labels: ``(N,)``, at most ten kinds, for the colours.
         path: where the picture goes.
-        seed: decides t-SNE's start.
     """
     from matplotlib.figure import Figure
     from sklearn.manifold import TSNE
@@ -53,7 +52,7 @@ def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path, seed: 
     figure = Figure(figsize=(3.6 * len(features), 3.8), layout="constrained")
     panels = figure.subplots(1, len(features), squeeze=False)[0]
     for axes, (name, h) in zip(panels, features.items(), strict=True):
-        points = TSNE(init="pca", random_state=seed).fit_transform(np.asarray(h))
+        points = TSNE(init="pca", random_state=0).fit_transform(np.asarray(h))
         for i, label in enumerate(np.unique(labels)):
             chosen = labels == label
             axes.scatter(*points[chosen].T, s=5, color=f"C{i % 10}", label=str(label), linewidth=0)

@@ -20,20 +20,20 @@ def derive_seed(seed: int, purpose: str, index: int) -> int:
 def seed_globally(seed: int) -> None:
     """Seed torch on every device, numpy and random."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's datasets draw from it
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - numpy's global state is what datasets draw from
     random.seed(seed)
 
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Restores the global random states of torch, numpy and random on the way out."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - as above
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        np.random.set_state(states[1])  # noqa: NPY002 - as above
         random.setstate(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda)

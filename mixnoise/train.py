@@ -7,23 +7,22 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
-from torch.utils.data import DataLoader
 
 from mixnoise import metrics
-from mixnoise.batches import Batches, Inputs, make_batches, model_inputs
-from mixnoise.evaluate import LabelledData, knn_probe
+from mixnoise.accelerator import accelerator_for
+from mixnoise.batches import Batches, Inputs, Loader, make_batches, model_inputs
+from mixnoise.evaluate import knn_probe
+from mixnoise.features import LabelledData, labelled_sets
 from mixnoise.model import DACL
 from mixnoise.noises.hidden import Hidden
-from mixnoise.ops import check_choice
+from mixnoise.ops import check_choice, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer, warmup_cosine
 from mixnoise.plots import plot_history
 from mixnoise.progress import Progress
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PRECISIONS = ("no", "fp16", "bf16")
-# Accelerate would leave out a tracker whose package is missing without a word.
-_TRACKER_PACKAGES = ("tensorboard", "wandb", "mlflow", "aim", "comet_ml", "dvclive", "swanlab")
 # Evaluations and checkpoints in a run, where the user names no interval.
 _TIMES_A_RUN = 20
 _ROWS_EVALUATED = 512
@@ -54,13 +51,17 @@ class Run:
     """
 
     history: list[dict[str, float]]
-    seconds: float
     run_dir: Path | None
 
     @property
     def losses(self) -> list[float]:
         """Mean loss of each epoch."""
         return [row["loss"] for row in self.history]
+
+    @property
+    def seconds(self) -> float:
+        """Up to the end of the last epoch, those before an interruption included."""
+        return self.history[-1]["seconds"]
 
 
 def pretrain(
@@ -138,24 +139,22 @@ def pretrain(
         >>> len(run.losses)
         2
     """
-    _check(model, optimizer, lr, weight_decay, clip_norm, precision, seed)
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 2),
-        ("num_workers", num_workers, 0),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("evaluate_every", evaluate_every, 1),
-    ):
-        if value is None and name.endswith("every"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    _check(model, optimizer, lr, weight_decay, clip_norm, precision, seed, trackers)
+    check_integer("epochs", epochs, 1)
+    every = max(1, epochs // _TIMES_A_RUN)
+    checkpoint_every = every if checkpoint_every is None else checkpoint_every
+    evaluate_every = every if evaluate_every is None else evaluate_every
+    check_integer("batch_size", batch_size, 2)
+    check_integer("num_workers", num_workers, 0)
+    check_integer("checkpoint_every", checkpoint_every, 1)
+    check_integer("evaluate_every", evaluate_every, 1)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir to resume from, got None")
+    if probe is not None:
+        labelled_sets(*probe)  # rather now than at the first evaluation
     folder = None if run_dir is None else RunFolder(run_dir)
-    with _accelerator(precision, trackers, folder) as accelerator, preserved_random_state():
-        if isinstance(data, DataLoader) and accelerator.num_processes > 1:
-            data = accelerator.prepare_data_loader(data)
+    events = None if folder is None else folder.path / "events"
+    with accelerator_for(precision, trackers, events) as accelerator, preserved_random_state():
         batches = make_batches(
             data,
             batch_size,
@@ -165,6 +164,8 @@ def pretrain(
             accelerator.process_index,
             accelerator.num_processes,
         )
+        if isinstance(batches, Loader) and accelerator.num_processes > 1:
+            batches = Loader(accelerator.prepare(batches.loader))
         if lr is None:
             lr = default_lr(optimizer, batch_size * accelerator.num_processes)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
@@ -180,12 +181,10 @@ def pretrain(
                 "seed": seed,
             },
             "noise": model.noise.config(),
-            "model": str(model).splitlines(),
             "steps_per_epoch": len(batches),
             "processes": accelerator.num_processes,
         }
-        checkpoint = None if folder is None else _open(folder, config, resume, accelerator)
-        every = max(1, epochs // _TIMES_A_RUN)
+        checkpoint = None if folder is None else _open(folder, config, resume, accelerator, model)
         loop = _Loop(
             accelerator=accelerator,
             model=model,
@@ -196,14 +195,13 @@ def pretrain(
             clip_norm=clip_norm,
             seed=seed,
             folder=folder,
-            checkpoint_every=checkpoint_every or every,
-            evaluate_every=evaluate_every or every,
+            checkpoint_every=checkpoint_every,
+            evaluate_every=evaluate_every,
             probe=probe,
             progress=progress and accelerator.is_main_process,
         )
         loop.run(checkpoint)
-    seconds = loop.history[-1]["seconds"]
-    return Run(loop.history, seconds, None if folder is None else folder.path)
+    return Run(loop.history, None if folder is None else folder.path)
 
 
 def _check(
@@ -214,6 +212,7 @@ def _check(
     clip_norm: float | None,
     precision: str | None,
     seed: int,
+    trackers: Sequence[str],
 ) -> None:
     if not isinstance(model, DACL):
         raise TypeError(f"model must be a mixnoise.DACL, got {type(model).__name__}")
@@ -227,50 +226,16 @@ def _check(
         raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer, got {seed!r}")
-
-
-@contextmanager
-def _accelerator(
-    precision: str | None, trackers: Sequence[str], folder: RunFolder | None
-) -> Iterator[Accelerator]:
-    """An Accelerator that leaves no process group and no global state that was not there before."""
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, PartialState
-        from accelerate.utils import ProjectConfiguration
-    except ImportError as error:
-        raise ImportError("pretrain needs accelerate: pip install 'mixnoise[train]'") from error
-    had_state, had_partial = bool(AcceleratorState._shared_state), bool(PartialState._shared_state)
-    had_group = dist.is_initialized()
-    # Without being told, Accelerate lets each of several processes on CPUs train alone.
-    cpu = not torch.accelerator.is_available()
-    settings: dict[str, Any] = {"mixed_precision": precision, "cpu": cpu}
-    if folder is not None and trackers:
-        missing = [t for t in trackers if t in _TRACKER_PACKAGES and not find_spec(t)]
-        if missing:
-            raise ImportError(f"tracker {missing[0]!r} needs its package: pip install {missing[0]}")
-        events = ProjectConfiguration(logging_dir=str(folder.path / "events"))
-        settings |= {"log_with": list(trackers), "project_config": events}
-    accelerator = None
-    try:
-        accelerator = Accelerator(**settings)
-        yield accelerator
-        accelerator.wait_for_everyone()
-    finally:
-        for tracker in accelerator.trackers if accelerator is not None else ():
-            tracker.finish()
-        if dist.is_initialized() and not had_group:
-            # Or gloo aborts when the program ends; it also may while DDP still holds the group.
-            if accelerator is not None:
-                accelerator.free_memory()
-            dist.destroy_process_group()
-        if not had_state:
-            # Its state is global, and would refuse another precision in the next run.
-            AcceleratorState._reset_state(reset_partial_state=not had_partial)
+    if isinstance(trackers, str):
+        raise TypeError(f"trackers must be a sequence of names, got the string {trackers!r}")
 
 
 def _open(
-    folder: RunFolder, config: dict[str, Any], resume: bool, accelerator: Accelerator
+    folder: RunFolder,
+    config: dict[str, Any],
+    resume: bool,
+    accelerator: Accelerator,
+    model: DACL,
 ) -> Path | None:
     """The checkpoint to go on from; the folder of a new run gets its config."""
     former = folder.config()
@@ -282,13 +247,13 @@ def _open(
         )
     if former is not None:
         for key, value in jsonable(config).items():
-            if key != "model" and former.get(key) != value:
+            if former.get(key) != value:
                 raise ValueError(
                     f"run_dir {str(folder.path)!r} holds another run: its {key} is "
                     f"{former.get(key)}, this one's {value}"
                 )
     elif accelerator.is_main_process:
-        folder.write_config({**config, **_versions()})
+        folder.write_config({**config, **_versions(), "model": str(model).splitlines()})
     accelerator.init_trackers("mixnoise")
     return next(reversed(folder.checkpoints()), None)
 
@@ -414,23 +379,22 @@ class _Loop:
         self.model.eval()
         with self.accelerator.autocast():
             h = self.model.encoder(*args, **kwargs)[:_ROWS_EVALUATED].flatten(1)
-        values = {"rankme": metrics.rankme(h) if h.isfinite().all() else math.nan}
+        if not h.isfinite().all():
+            return {"rankme": math.nan}  # and no reason for a probe
+        values = {"rankme": metrics.rankme(h)}
         can_tell = self.step >= _STEPS_TO_SETTLE and min(h.shape) >= _LEAST_RANK_POSSIBLE
-        if can_tell and values["rankme"] < _COLLAPSED_RANK:
-            self.warn_of_collapse(values["rankme"], min(h.shape))
+        if can_tell and values["rankme"] < _COLLAPSED_RANK and not self.collapse_seen:
+            self.collapse_seen = True
+            warnings.warn(
+                f"the representation has collapsed: RankMe is {values['rankme']:.2f} of at most "
+                f"{min(h.shape)} at step {self.step}; try a lower lr, a stronger noise or "
+                "normalisation layers",
+                RuntimeWarning,
+                stacklevel=5,  # no_grad, run, pretrain, and who called that
+            )
         if self.probe is not None:
             values["knn_accuracy"] = knn_probe(self.model.encoder, *self.probe).accuracy
         return values
-
-    def warn_of_collapse(self, rank: float, possible: int) -> None:
-        if not self.collapse_seen:
-            warnings.warn(
-                f"the representation has collapsed: RankMe is {rank:.2f} of at most {possible} "
-                f"at step {self.step}; try a lower lr, a stronger noise or normalisation layers",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-        self.collapse_seen = True
 
     def save(self, optimizer: Any) -> None:
         assert self.folder is not None

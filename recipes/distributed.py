@@ -17,13 +17,7 @@ from torch import nn
 
 from mixnoise import DACL, get_noise, linear_probe, pretrain
 from mixnoise.datasets import load_digits
-
-
-def make_encoder() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in (64, 256, 256, 256):
-        layers += [nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU()]
-    return nn.Sequential(*layers)
+from mixnoise.demo import fully_connected
 
 
 def digest(module: nn.Module) -> str:
@@ -38,7 +32,7 @@ def main(epochs: int = 30, seed: int = 0) -> dict[str, Any]:
     """Pre-train on the training rows; in the first process, then probe."""
     torch.manual_seed(seed)
     split = load_digits()
-    encoder = make_encoder()
+    encoder = fully_connected(64, width=256, depth=4)
     untrained = copy.deepcopy(encoder)
 
     # Noise and temperature are those of mixnoise.demo, chosen there on a validation split for a

@@ -15,13 +15,7 @@ from torch.utils.data import DataLoader
 
 from mixnoise import DACL, get_noise, linear_probe
 from mixnoise.datasets import load_digits
-
-
-def make_encoder() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in (64, 256, 256, 256):
-        layers += [nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU()]
-    return nn.Sequential(*layers)
+from mixnoise.demo import fully_connected
 
 
 def train(model: DACL, loader: Iterable[Tensor], epochs: int) -> list[float]:
@@ -41,7 +35,7 @@ def main(epochs: int = 30, seed: int = 0) -> dict[str, Any]:
     """Pre-train on the training rows, then probe."""
     torch.manual_seed(seed)
     split = load_digits()
-    encoder = make_encoder()
+    encoder = fully_connected(64, width=256, depth=4)
     untrained = copy.deepcopy(encoder)
 
     # Noise and temperature are those of mixnoise.demo, chosen there on a validation split for a

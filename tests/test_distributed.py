@@ -1,14 +1,18 @@
-"""DACL under DistributedDataParallel: two gloo processes on this machine."""
+"""Two gloo processes on this machine: DACL under DistributedDataParallel, and the trainer."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from mixnoise import DACL, get_noise
+from mixnoise import DACL, get_noise, pretrain
+
+X = torch.rand(96, 6, generator=torch.Generator().manual_seed(0))
 
 
 def make_model():
@@ -23,7 +27,7 @@ def local_loss(model, rank):
     return model(x, generator=generator)
 
 
-def main(path):
+def average_gradients(path):
     torch.distributed.init_process_group("gloo")
     try:
         rank = torch.distributed.get_rank()
@@ -38,18 +42,53 @@ def main(path):
         torch.distributed.destroy_process_group()
 
 
-def test_ddp_averages_the_gradients_of_the_ranks(tmp_path):
-    path = tmp_path / "grads.pt"
+class Stream(IterableDataset):
+    def __len__(self):
+        return len(X)
+
+    def __iter__(self):
+        return iter(X)
+
+
+DATA = {
+    "tensor": lambda: X,
+    "dataset": lambda: TensorDataset(X),
+    "loader": lambda: DataLoader(TensorDataset(X), 8, shuffle=True),
+    "stream": Stream,
+}
+
+
+def train(path, kind):
+    rank, seen = int(os.environ["RANK"]), []
+    model = make_model()
+    hook = model.encoder.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].clone())
+    )
+    run = pretrain(model, DATA[kind](), epochs=2, batch_size=8, evaluate_every=2, progress=False)
+    hook.remove()
+    # Without the evaluation in the main process.
+    seen = torch.stack([x for x in seen if len(x) == 8][: run.history[-1]["step"]])
+    torch.save([seen, [p.detach() for p in model.parameters()]], f"{path}.{rank}")
+
+
+def run_twice(*arguments):
+    """This file as a program of two processes."""
     subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
-            *("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, str(path)),
+            *("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, *arguments),
         ],
         check=True,
         timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # On the CPU, also where there is one GPU, which two processes cannot share.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parent,
     )
+
+
+def test_ddp_averages_the_gradients_of_the_ranks(tmp_path):
+    path = tmp_path / "grads.pt"
+    run_twice("average_gradients", str(path))
     got = torch.load(path, weights_only=True)
     expected = []
     for rank in (0, 1):
@@ -61,5 +100,18 @@ def test_ddp_averages_the_gradients_of_the_ranks(tmp_path):
         torch.testing.assert_close(mean, (first + second) / 2)
 
 
+@pytest.mark.parametrize("kind", DATA)
+def test_processes_share_an_epoch_and_end_with_the_same_weights(kind, tmp_path):
+    run_twice("train", str(tmp_path / "run"), kind)
+    (seen, weights), (others, same) = (
+        torch.load(tmp_path / f"run.{rank}", weights_only=True) for rank in (0, 1)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
+    assert seen.shape == others.shape == (12, 8, 6)  # 96 rows, twice, 16 at a time
+    for epoch in (slice(0, 6), slice(6, 12)):
+        rows = torch.cat((seen[epoch], others[epoch])).flatten(0, 1)
+        assert torch.equal(rows.unique(dim=0), X.unique(dim=0))  # each row once
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    {"average_gradients": average_gradients, "train": train}[sys.argv[1]](*sys.argv[2:])

@@ -11,9 +11,10 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from mixnoise import evaluate, knn_probe, linear_probe
-from mixnoise.demo import load_digits
-from mixnoise.evaluate import choose_rows, features
+from mixnoise import evaluate, knn_probe, linear_probe, sgd_probe
+from mixnoise.datasets import load_digits
+from mixnoise.evaluate import choose_rows
+from mixnoise.features import features
 
 SPLIT = load_digits()
 TRAIN, TEST = (SPLIT.x_train, SPLIT.y_train), (SPLIT.x_test, SPLIT.y_test)
@@ -35,8 +36,8 @@ def _one_thread():
 
 @pytest.fixture
 def three_epochs(monkeypatch):
-    monkeypatch.setattr(evaluate, "_SGD_MOST_EPOCHS", 3)
-    monkeypatch.setattr(evaluate, "_SGD_FEWEST_EPOCHS", 3)
+    monkeypatch.setattr(sgd_probe, "_MOST_EPOCHS", 3)
+    monkeypatch.setattr(sgd_probe, "_FEWEST_EPOCHS", 3)
 
 
 def blobs(n_rows, n_classes=3, seed=0):
@@ -367,7 +368,7 @@ def test_steps_suit_batch_norm(n_rows, size):
     """Every row once, in order, and never fewer than 128 at a time if there are as many."""
     rows = torch.arange(n_rows)
     batches = [(part[:, None].float(), part) for part in rows.split(size)]
-    steps = list(evaluate._steps(batches))
+    steps = list(sgd_probe._steps(batches))
     assert torch.equal(torch.cat([y for _, y in steps]), rows)
     assert torch.equal(torch.cat([h for h, _ in steps])[:, 0], rows.float())
     assert all(len(h) == len(y) >= min(128, n_rows) for h, y in steps)
@@ -386,12 +387,12 @@ def test_sgd_draws_from_its_seed_alone(three_epochs):
             return 200
 
         def __getitem__(self, i):
-            noise = torch.randn(3).numpy() + np.random.randn(3) + random.random()  # noqa: NPY002
+            noise = torch.randn(3).numpy() + np.random.randn(3) + random.random()  # noqa: NPY002 - the legacy global state is tested
             self.drawn.append(noise.sum())
             return self.x[i] + torch.as_tensor(noise).float(), self.y[i]
 
     def state():
-        from_numpy = str(np.random.get_state())  # noqa: NPY002
+        from_numpy = str(np.random.get_state())  # noqa: NPY002 - as above
         return torch.get_rng_state().tolist(), from_numpy, random.getstate()
 
     def probe(seed):
@@ -403,7 +404,7 @@ def test_sgd_draws_from_its_seed_alone(three_epochs):
 
     first = probe(0)
     torch.manual_seed(9)
-    np.random.seed(9)  # noqa: NPY002
+    np.random.seed(9)  # noqa: NPY002 - as above
     assert probe(0) == first
     assert probe(1) != first
 
@@ -452,7 +453,7 @@ def test_sgd_under_another_default_dtype(three_epochs):
 
 
 def test_large_sets_get_fewer_epochs(monkeypatch):
-    monkeypatch.setattr(evaluate, "_SGD_ROWS_SEEN", 90 * 30)
+    monkeypatch.setattr(sgd_probe, "_ROWS_SEEN", 90 * 30)
     encoder = Counted()
     linear_probe(encoder, blobs(90), blobs(10), classifier="sgd")
     assert sum(encoder.batches) == 90 + 30 * 90 + 10

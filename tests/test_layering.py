@@ -19,9 +19,13 @@ LAYERS = [
     ["mixnoise.ops"],
     ["mixnoise.noises", "mixnoise.registry", "mixnoise.losses"],
     ["mixnoise.model"],
-    ["mixnoise.batches", "mixnoise.optim", "mixnoise.run_folder"],
+    ["mixnoise.batches", "mixnoise.metrics"],
+    ["mixnoise.features"],
+    ["mixnoise.sgd_probe"],
+    ["mixnoise.evaluate"],
+    ["mixnoise.accelerator", "mixnoise.optim", "mixnoise.run_folder"],
     ["mixnoise.plots", "mixnoise.progress"],
-    ["mixnoise.evaluate", "mixnoise.metrics", "mixnoise.train"],
+    ["mixnoise.train", "mixnoise.datasets"],
     ["mixnoise.__init__", "mixnoise.demo"],
 ]
 

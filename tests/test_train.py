@@ -143,7 +143,8 @@ class NoisyDigits(Dataset):
         return 300
 
     def __getitem__(self, i):
-        return X[i] + 0.1 * torch.rand(64) * random.random() * np.random.rand(), i % 10  # noqa: NPY002
+        from_numpy = np.random.rand()  # noqa: NPY002 - what many datasets draw from
+        return X[i] + 0.1 * torch.rand(64) * random.random() * from_numpy, i % 10
 
 
 def test_number_of_workers_does_not_matter():
@@ -266,6 +267,7 @@ def test_collapse_is_warned_of_once():
     with pytest.warns(RuntimeWarning, match=message) as w:
         pretrain(model, X, epochs=20, batch_size=60, lr=1e-9)
     assert len(w) == 1
+    assert w[0].filename == __file__  # it points at the caller's line
 
 
 def test_progress_in_a_log(capsys):
@@ -323,6 +325,8 @@ def test_loss_that_is_not_finite_stops_the_run():
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer >= 1, got 0"),
         ({"evaluate_every": 0}, ValueError, "evaluate_every must be an integer >= 1, got 0"),
         ({"resume": True, "run_dir": None}, ValueError, "resume needs the run_dir to resume from"),
+        ({"trackers": "wandb"}, TypeError, "trackers must be a sequence of names, got the string"),
+        ({"probe": ((X, X[:9, 0]), (X, X[:, 0]))}, ValueError, "train must have one label per row"),
         ({"trackers": ["wandb"]}, ImportError, "tracker 'wandb' needs its package: pip install"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be finite and >= 0, got -1.0"),
     ],

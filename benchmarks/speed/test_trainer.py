@@ -11,10 +11,12 @@ from torch import nn
 from benchmarks.speed.interleave import interleave
 from mixnoise import DACL, get_noise, pretrain
 from mixnoise.demo import fully_connected
-from mixnoise.optim import warmup_cosine
+from mixnoise.optim import make_optimizer, warmup_cosine
 from mixnoise.seeding import derive_seed
 
-BATCH, COLUMNS, WIDTH, STEPS = 1024, 784, 512, 40
+BATCH, COLUMNS, WIDTH = 1024, 784, 512
+EPOCHS, STEPS_PER_EPOCH = 2, 40
+STEPS = EPOCHS * STEPS_PER_EPOCH
 LR, WEIGHT_DECAY = 1e-3, 1e-4
 
 
@@ -27,34 +29,30 @@ def model():
 def bare_loop(x):
     """The same steps by hand: same order, same noise, same rates."""
     trained = model().train()
-    matrices = [p for p in trained.parameters() if p.ndim > 1]
-    vectors = [p for p in trained.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-        lr=LR,
-        weight_decay=WEIGHT_DECAY,
-    )
-    generator = torch.Generator().manual_seed(derive_seed(0, "epoch", 0))
-    order = torch.randperm(len(x), generator=generator)
-    for step, rows in enumerate(order.split(BATCH)):
-        generator.manual_seed(derive_seed(0, "noise/0", step))
-        for group in optimizer.param_groups:
-            group["lr"] = LR * warmup_cosine(step, STEPS)
-        loss = trained(x[rows], generator=generator)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    optimizer = make_optimizer("adamw", trained, LR, WEIGHT_DECAY)
+    step, generator = 0, torch.Generator()
+    for epoch in range(EPOCHS):
+        generator.manual_seed(derive_seed(0, "epoch", epoch))
+        for rows in torch.randperm(len(x), generator=generator).split(BATCH):
+            generator.manual_seed(derive_seed(0, "noise/0", step))
+            for group in optimizer.param_groups:
+                group["lr"] = LR * warmup_cosine(step, STEPS)
+            loss = trained(x[rows], generator=generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
     return trained
 
 
 def test_trainer(benchmark, tmp_path: Path):
-    """An epoch of 40 steps, and all that a run leaves: checkpoint, events, pictures."""
-    x = torch.rand(STEPS * BATCH, COLUMNS, generator=torch.Generator().manual_seed(0))
+    """Two epochs of 40 steps, and all that a run leaves: checkpoints, events, pictures."""
+    x = torch.rand(STEPS_PER_EPOCH * BATCH, COLUMNS, generator=torch.Generator().manual_seed(0))
     folders = (tmp_path / str(i) for i in itertools.count())
 
     def trainer():
         trained = model()
-        settings = {"epochs": 1, "batch_size": BATCH, "lr": LR, "weight_decay": WEIGHT_DECAY}
+        settings = {"epochs": EPOCHS, "batch_size": BATCH, "lr": LR, "weight_decay": WEIGHT_DECAY}
         pretrain(trained, x, run_dir=next(folders), progress=False, **settings)
         return trained
 

@@ -1,0 +1,113 @@
+"""Frozen features, and the labelled sets that probes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixnoise.batches import as_rows
+
+Encoder = Callable[[Tensor], Tensor]
+LabelledData = tuple[Any, Any]
+
+
+def features(encoder: Encoder, x: Any, batch_size: int = 4096) -> Tensor:
+    """The encoder's output for all rows of x, ``(N, D)`` on the CPU, in evaluation mode.
+
+    Args:
+        encoder: a module, whose mode is restored afterwards, or any function of a tensor. A module
+            gets the rows on its own device and, if they are floating point, in its own dtype.
+        x: rows, a tensor or an array ``(N, *features)``.
+        batch_size: rows encoded at a time.
+
+    Raises:
+        ValueError: no rows, or the encoder does not return one row of finite features for each.
+        TypeError: the encoder does not return a tensor.
+    """
+    x = as_rows("x", x)
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise ValueError(f"x must have at least one row, got shape {tuple(x.shape)}")
+    with frozen(encoder) as encode:
+        return torch.cat([encode(part).cpu() for part in x.split(batch_size)])
+
+
+@contextmanager
+def frozen(encoder: Encoder) -> Iterator[Encoder]:
+    """The encoder in evaluation mode, as a function from rows to features ``(N, D)``."""
+    device, dtype, modes = None, None, {}
+    if isinstance(encoder, nn.Module):
+        tensors = [*encoder.parameters(), *encoder.buffers()]
+        device = next((t.device for t in tensors), None)
+        dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
+        modes = {m: m.training for m in encoder.modules()}
+        encoder.eval()
+
+    @torch.no_grad()
+    def encode(x: Tensor) -> Tensor:
+        h = encoder(x.to(device, dtype if x.is_floating_point() else None))
+        if not isinstance(h, Tensor):
+            raise TypeError(f"encoder must return a tensor, got {type(h).__name__}")
+        if h.ndim == 0 or len(h) != len(x) or h.numel() == 0:
+            raise ValueError(
+                f"encoder must return one row of features for each of {len(x)} rows, got shape "
+                f"{tuple(h.shape)}"
+            )
+        h = h.reshape(len(x), -1)
+        if n_bad := int((~h.isfinite()).any(1).sum()):
+            raise ValueError(
+                f"encoder must return finite features, got NaN or inf in {n_bad} of {len(x)} rows"
+            )
+        return h
+
+    try:
+        yield encode
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def labelled_rows(name: str, data: Any) -> tuple[Tensor, Any]:
+    """Rows as a tensor and labels as an array, as many and at least one."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(f"{name} must be a pair (rows, labels), got {type(data).__name__}")
+    x = as_rows(f"rows of {name}", data[0])
+    y = np.asarray(data[1].cpu() if isinstance(data[1], Tensor) else data[1])
+    n_rows = x.shape[0] if x.ndim else 0
+    if y.ndim != 1 or len(y) != n_rows or n_rows == 0:
+        raise ValueError(
+            f"{name} must have one label per row and at least one row, got rows of shape "
+            f"{tuple(x.shape)} and labels of shape {y.shape}"
+        )
+    return x, y
+
+
+def as_classes(y: Any) -> tuple[Any, Any]:
+    """The sorted classes of the training labels, and each label's index among them."""
+    try:
+        classes, codes = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(f"labels must be of one kind and none missing: {error}") from error
+    if classes.dtype.kind == "f" and np.isnan(classes[-1]):
+        raise ValueError("labels must not be missing, got NaN")
+    if len(classes) < 2:
+        raise ValueError(f"train must have at least two classes, got only {classes[0]!s}")
+    return classes, codes
+
+
+def as_codes(y: Any, classes: Any) -> Any:
+    """Each label's index among the classes, -1 if it is none of them."""
+    index = {label: i for i, label in enumerate(classes.tolist())}
+    return np.array([index.get(label, -1) for label in y.tolist()])
+
+
+def labelled_sets(train: Any, test: Any) -> tuple[Tensor, Any, Tensor, Any, Any]:
+    """Rows and label codes of both sets, and the training classes; raises if a rule is broken."""
+    x, labels = labelled_rows("train", train)
+    x_test, labels_test = labelled_rows("test", test)
+    classes, y = as_classes(labels)
+    return x, y, x_test, as_codes(labels_test, classes), classes
