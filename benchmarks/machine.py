@@ -12,13 +12,14 @@ import torch
 
 
 def describe() -> dict[str, str | int]:
-    """Processor, versions, date and commit, to stand beside every figure."""
+    """Processor, GPU, versions, date and commit, to stand beside every figure."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **_gpu(),
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
     }
@@ -33,8 +34,26 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _gpu() -> dict[str, str | int]:
+    if not torch.cuda.is_available():
+        return {}
+    import triton
+
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_bytes": torch.cuda.get_device_properties().total_memory,
+        "cuda": torch.version.cuda or "unknown",
+        "triton": triton.__version__,
+    }
+
+
 def _commit() -> str:
-    """The commit, with a "+" if the tree had changes beyond it."""
+    """The commit, with a "+" if the tree had changes beyond it.
+
+    Where the tree has come without git, MIXNOISE_COMMIT names it.
+    """
+    if named := os.environ.get("MIXNOISE_COMMIT"):
+        return named
     root = Path(__file__).parent
     git = ["git", "-C", str(root)]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -43,13 +44,21 @@ def check_float_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")
 
 
-def _refuse_triton(backend: str, operation: str) -> None:
-    check_choice("backend", backend, BACKENDS)
-    if backend == "triton":
-        raise RuntimeError(
-            f"backend='triton' cannot run {operation}: this version of mixnoise_kernels has no "
-            "kernel for it; use backend='auto' or 'torch'"
-        )
+def _runs_on_triton(operation: str, backend: str, x: Tensor) -> bool:
+    """Whether the kernels are to be used; raises if they were demanded and cannot be."""
+    if backend == "torch" or (backend == "auto" and not x.is_cuda):
+        return False
+    try:
+        from mixnoise_kernels import operators
+    except ImportError as error:
+        if error.name != "triton":
+            raise
+        reason: str | None = "triton is not installed: pip install 'mixnoise[triton]'"
+    else:
+        reason = operators.why_not(operation, x)
+    if backend == "triton" and reason is not None:
+        raise RuntimeError(f"backend='triton' cannot run {operation}: {reason}")
+    return reason is None
 
 
 def nt_xent(
@@ -79,10 +88,13 @@ def nt_xent(
             A tensor is never read on the host: if it is not > 0 the loss is NaN.
         reduction: "mean" over the 2N rows, "sum", or "none".
         precision: of the products of float32 rows. "auto" follows
-            ``torch.get_float32_matmul_precision()``; "ieee" demands float32 products, "tf32x3" and
-            "tf32" need tensor cores. Half types are computed in float32 by the PyTorch backend.
+            ``torch.get_float32_matmul_precision()``: "highest" is "tf32x3" (three products of
+            tensor cores, some 2^-22) in Triton, anything else "tf32" (2^-11); "ieee" demands
+            float32 products, the slowest. In Triton, half types are multiplied as they are: unit
+            rows are rounded to them. The PyTorch backend computes half types in float32.
         group: a process group to take negatives from; only None is supported yet.
-        backend: "auto", "torch" or "triton".
+        backend: "auto" (Triton for CUDA tensors where it can: not for float64, nor D > 1024, nor
+            below compute capability 8.0), "torch" or "triton".
 
     Returns:
         Loss in float32 (float64 for float64 input): 0-d, or ``(2N,)`` for "none", the rows of z1
@@ -118,14 +130,12 @@ def nt_xent(
         )
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("precision", precision, PRECISIONS)
-    _refuse_triton(backend, "nt_xent")
+    check_choice("backend", backend, BACKENDS)
     if group is not None:
         # Negatives over ranks need their own backward; silently taking local ones would be wrong.
         raise NotImplementedError(
             "group must be None: negatives over several ranks do not exist yet"
         )
-    _check_torch_precision(precision, z1.device)
-
     if isinstance(temperature, Tensor):
         check_float_tensor("temperature", temperature)
         if temperature.ndim != 0 or temperature.device != z1.device:
@@ -140,15 +150,24 @@ def nt_xent(
             raise ValueError(f"temperature must be finite and > 0, got {number}")
         temperature_tensor, temperature_number = None, number
 
-    needs_grad = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
     rows: Tensor
-    rows, *_ = nt_xent_rows(z1, z2, temperature_tensor, temperature_number, needs_grad)
+    if _runs_on_triton("nt_xent", backend, z1):
+        from mixnoise_kernels import operators
+
+        rows, *_ = operators.nt_xent_rows(z1, z2, temperature_tensor, temperature_number, precision)
+    else:
+        _check_torch_precision(precision, z1.device)
+        keep = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
+        rows, *_ = nt_xent_rows(z1, z2, temperature_tensor, temperature_number, keep)
     return rows.mean() if reduction == "mean" else rows.sum() if reduction == "sum" else rows
 
 
 def _check_torch_precision(precision: str, device: torch.device) -> None:
-    ieee = device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
-    if precision == "auto" or (precision == "ieee" and ieee):
+    if precision == "auto":
+        return
+    if precision == "ieee" and (
+        device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
+    ):
         return
     raise ValueError(
         f"precision={precision!r} cannot be had from the PyTorch backend on {device} with "
@@ -166,7 +185,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         x: ``(N, *features)``. Floating point, or any dtype where all rows are mixed by "binary".
             Never changed.
         draw: as a noise's ``sample`` makes it, see :class:`mixnoise.Draw`.
-        backend: "auto", "torch" or "triton".
+        backend: "auto" (Triton for CUDA tensors), "torch" or "triton".
 
     Returns:
         ``(views, N, *features)`` in x's dtype; half types are computed in float32.
@@ -183,7 +202,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         >>> mix(torch.tensor([[0.0], [4.0]]), draw).squeeze()
         tensor([1., 4.])
     """
-    _refuse_triton(backend, "mix")
+    check_choice("backend", backend, BACKENDS)
     check_batch("x", x)
     if not isinstance(draw, Draw):
         raise TypeError(f"draw must be a mixnoise.Draw, got {type(draw).__name__}")
@@ -213,7 +232,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
                     f"draw.low must broadcast to one row {tuple(features)}, got {tuple(low.shape)}"
                 ) from None
         low = low.detach().to(x.device, arithmetic_dtype(x.dtype))
-    views: Tensor = mix_views(
+    views: Tensor = _mix_operator(backend, x)(
         x.reshape(n_rows, features.numel()),
         draw.seed,
         draw.partner,
@@ -223,6 +242,14 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         draw.function,
     )
     return views.reshape(*shape, *features)
+
+
+def _mix_operator(backend: str, x: Tensor) -> Callable[..., Tensor]:
+    if not _runs_on_triton("mix", backend, x):
+        return mix_views
+    from mixnoise_kernels import operators
+
+    return operators.mix_views
 
 
 def _check_tensor(name: str, value: object) -> None:

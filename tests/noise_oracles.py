@@ -95,10 +95,13 @@ def kinds(seed: int, n_rows: int, per_batch: bool = False) -> np.ndarray:
 
 
 def element_words(
-    seed: int, view: int, n_rows: int, n_columns: int, columns_per_hash: int
+    seed: int, view: int, n_rows: int, n_columns: int, columns_per_word: int
 ) -> np.ndarray:
-    """``(4, N, B)`` words for the elements of a view; B is a multiple of 4."""
-    n_blocks = -(-n_columns // (4 * columns_per_hash)) * 4
+    """``(4, N, B)`` words for the elements of a view: word q of all blocks for the q-th quarter.
+
+    A quarter is a multiple of 8 columns long, so the last of them may be cut short.
+    """
+    n_blocks = -(-n_columns // 32) * 8 // columns_per_word
     low, high = key(seed, ELEMENT, view)
     return np.stack(hash4(low, high, np.arange(n_rows)[:, None], np.arange(n_blocks)))
 
@@ -108,7 +111,7 @@ def lanes(seed: int, view: int, n_rows: int, n_columns: int) -> np.ndarray:
 
     Quarter q of the columns belongs to word q, neighbours to the low and the high half of one word.
     """
-    words = element_words(seed, view, n_rows, n_columns, 8)
+    words = element_words(seed, view, n_rows, n_columns, 2)
     halves = np.stack((words & np.uint32(0xFFFF), words >> np.uint32(16)), -1)
     flat = halves.transpose(1, 0, 2, 3).reshape(n_rows, -1)[:, :n_columns]
     return (flat ^ np.uint32(0x8000)).astype(np.int64)
@@ -125,7 +128,7 @@ def normals(seed: int, view: int, n_rows: int, n_columns: int) -> tuple[np.ndarr
 
     A quarter of the columns each: cos and radius 0, cos and radius 1, sin 0, sin 1.
     """
-    words = element_words(seed, view, n_rows, n_columns, 4)
+    words = element_words(seed, view, n_rows, n_columns, 1)
     # float32 here is part of the definition: close to 1 it decides how small a radius can be.
     fraction = (words[:2] % np.uint32(2**31)).astype(np.float32) + np.float32(0.5)
     radius = np.sqrt(-2 * np.log(fraction.astype(np.float64) / 2**31))

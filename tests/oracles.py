@@ -44,6 +44,22 @@ def _row_loss(s: Array, i: int) -> float:
     return float(max(x, 0.0) + np.log1p(np.exp(-abs(x))))
 
 
+def losses(s: Array) -> Array:
+    """Of each row, from all similarities ``(2N, 2N)``."""
+    return np.array([_row_loss(s, i) for i in range(len(s))])
+
+
+def losses_gradient(s: Array, g: Array) -> Array:
+    """dL/ds_ik for L = sum_i g_i loss_i, as if s_ik and s_ki were independent."""
+    m = len(s)
+    ds = np.zeros((m, m))
+    for i in range(m):
+        loss, p, negative = _row_loss(s, i), (i + m // 2) % m, _negatives(i, m)
+        ds[i, negative] = g[i] * np.exp(s[i, negative] - s[i, p] - loss)
+        ds[i, p] = g[i] * np.expm1(-loss)
+    return ds
+
+
 def nt_xent(
     z1: Array,
     z2: Array,
@@ -53,8 +69,7 @@ def nt_xent(
 ) -> Array:
     """NT-Xent of two views ``(N, D)``; ``smallest_normal`` is that of the input's own dtype."""
     z, _ = unit_rows(np.concatenate([z1, z2]), smallest_normal)
-    s = z @ z.T / temperature
-    loss = np.array([_row_loss(s, i) for i in range(len(z))])
+    loss = losses(z @ z.T / temperature)
     return {"none": loss, "sum": loss.sum(), "mean": loss.mean()}[reduction]
 
 
@@ -67,18 +82,13 @@ def nt_xent_gradients(
 ) -> tuple[Array, Array, float]:
     """Gradients of sum_i g_i loss_i with respect to z1, z2 ``(N, D)`` and the temperature."""
     z, norms = unit_rows(np.concatenate([z1, z2]), smallest_normal)
-    m, n = len(z), len(z1)
+    n, row = len(z1), np.arange(len(z))
     cosine = z @ z.T
     s = cosine / temperature
-    ds = np.zeros((m, m))
-    d_temperature = 0.0
-    for i in range(m):
-        loss, p, negative = _row_loss(s, i), (i + n) % m, _negatives(i, m)
-        above_positive = s[i, negative] - s[i, p]
-        ds[i, negative] = g[i] * np.exp(above_positive - loss)
-        ds[i, p] = g[i] * np.expm1(-loss)
-        # sum over k of ds_ik is 0, so s_ip may be taken from every s_ik: less cancels.
-        d_temperature -= np.sum(ds[i, negative] * above_positive) / temperature
+    ds = losses_gradient(s, g)
+    # sum over k of ds_ik is 0, so s_ip may be taken from every s_ik: less cancels.
+    above_positive = s - s[row, (row + n) % len(z), None]
+    d_temperature = -np.sum(ds * above_positive) / temperature
 
     dx = np.zeros_like(z)
     for i in np.flatnonzero(norms):

@@ -5,11 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from noise_cases import each_mix  # noqa: F401 - the fixture mix
+from test_dispatch import python
 
-from mixnoise import get_noise
-from mixnoise.ops import mix
+from mixnoise import get_noise, ops
+from mixnoise.draw import FUNCTIONS
 
 NOISES = ("linear", "geometric", "binary", "dacl+", "gaussian", "hidden")
+BACKENDS = pytest.mark.parametrize("backend", ["auto", "torch", "triton"])
+# Where looking would wait for a GPU, the kernels do not look; see test_triton_mix.py.
+ON_THE_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton runs on the GPU")
 
 
 def raises(error, message):
@@ -31,10 +36,12 @@ def test_draw_of_another_type(name, draw):
     message = f"draw must be a mixnoise.Draw, got {type(draw).__name__}"
     with raises(TypeError, message):
         get_noise(name).apply(data(), draw)
-    with raises(TypeError, message):
-        mix(data(), draw)
+    for backend in ("auto", "torch", "triton"):
+        with raises(TypeError, message):
+            ops.mix(data(), draw, backend=backend)
 
 
+@BACKENDS
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -101,42 +108,53 @@ def test_draw_of_another_type(name, draw):
         ),
     ],
 )
-def test_fields_of_a_draw(field, value, message):
+def test_fields_of_a_draw(backend, field, value, message):
     with raises(ValueError, message):
-        get_noise("dacl+").apply(data(), replace(plus_draw(), **{field: value}))
+        ops.mix(data(), replace(plus_draw(), **{field: value}), backend=backend)
 
 
-def test_a_draw_for_another_batch():
+@BACKENDS
+def test_a_draw_for_another_batch(backend):
     with raises(ValueError, "draw.partner must be torch.int64 of shape (2, 6) on cpu, got"):
-        get_noise("dacl+").apply(data(6), plus_draw())
+        ops.mix(data(6), plus_draw(), backend=backend)
 
 
+@BACKENDS
 @pytest.mark.parametrize(
     ("field", "value"),
     [("seed", 0), ("partner", [[1, 0, 3, 2]] * 2), ("coef", 0.7), ("kind", [0] * 4), ("low", 0.0)],
 )
-def test_fields_of_a_draw_that_are_no_tensors(field, value):
+def test_fields_of_a_draw_that_are_no_tensors(backend, field, value):
     """Easily done in a draw of one's own, such as Draw(0, partner, coef)."""
-    with pytest.raises((TypeError, ValueError), match=f"draw.{field} must be"):
-        get_noise("dacl+").apply(data(), replace(plus_draw(), **{field: value}))
+    with pytest.raises(TypeError, match=f"draw.{field} must be a tensor, got"):
+        ops.mix(data(), replace(plus_draw(), **{field: value}), backend=backend)
 
 
+@BACKENDS
+@pytest.mark.parametrize("x", [data(0), torch.tensor(1.0), [[1.0]], torch.ones(4, 3).long()])
+def test_data(backend, x):
+    with pytest.raises((TypeError, ValueError), match="x must "):
+        ops.mix(x, plus_draw(), backend=backend)
+
+
+@ON_THE_CPU
 @pytest.mark.parametrize("row", [4, -1])
-def test_partners_that_are_no_rows(row):
+def test_partners_that_are_no_rows(mix, row):
     """-1 is not the last row here."""
     draw = plus_draw()
     draw.partner[1, 2] = row
-    for name in NOISES[:4]:
-        with pytest.raises(ValueError, match=rf"draw\.partner .*{row}"):
-            get_noise(name).apply(data(), draw)
+    for each in (draw, *(replace(draw, kind=None, function=name) for name in FUNCTIONS)):
+        with raises(ValueError, f"draw.partner must be a row in 0..3, got {row}"):
+            mix(data(), each)
 
 
-def test_kinds_that_are_no_functions():
+@ON_THE_CPU
+def test_kinds_that_are_no_functions(mix):
     """Never memory that nothing was written to."""
     draw = plus_draw()
     draw.kind[2] = 7
-    with pytest.raises(ValueError, match=r"draw\.kind .*7"):
-        get_noise("dacl+").apply(data(), draw)
+    with raises(ValueError, "draw.kind must be in 0..3, got 7"):
+        mix(data(), draw)
 
 
 # Backends.
@@ -145,7 +163,29 @@ def test_kinds_that_are_no_functions():
 def test_backends():
     x, draw = data(), plus_draw()
     with raises(ValueError, "backend must be one of auto, torch, triton, got 'cuda'"):
-        mix(x, draw, backend="cuda")
-    with raises(RuntimeError, "backend='triton' cannot run mix"):
-        mix(x, draw, backend="triton")
-    assert torch.equal(mix(x, draw, backend="torch"), mix(x, draw))
+        ops.mix(x, draw, backend="cuda")
+    assert torch.equal(ops.mix(x, draw, backend="torch"), ops.mix(x, draw))
+
+
+ON_A_CPU = """
+import torch
+from mixnoise import get_noise
+from mixnoise.ops import mix
+
+x = torch.rand(4, 3)
+draw = get_noise("dacl+").sample(x)
+mix(x, draw)
+try:
+    mix(x, draw, backend="triton")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_triton_on_a_cpu():
+    """An explicit choice never falls back; test_dispatch.py has more about it."""
+    pytest.importorskip("triton", reason="the kernels need triton")
+    assert python(ON_A_CPU) == [
+        "backend='triton' cannot run mix: it needs CUDA tensors, these are on cpu "
+        "(TRITON_INTERPRET=1, set before Python starts, runs kernels on the CPU, for tests)"
+    ]

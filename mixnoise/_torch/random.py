@@ -122,8 +122,8 @@ class ElementHash:
     """Random bits for the elements of all views of ``(n_rows, n_columns)``, block by block.
 
     One hash serves 4 or 8 columns: word q of block b serves neighbouring columns of the q-th
-    quarter, so that memory is read and written in runs. The number of blocks B is a multiple of 4,
-    so that those runs are aligned to 16 bytes.
+    quarter, so that memory is read and written in runs. A quarter is a multiple of 8 columns, so
+    that those runs are aligned to 16 bytes in half precision, too.
     """
 
     def __init__(self, seed: Tensor, views: int, n_rows: int, n_columns: int) -> None:
@@ -143,7 +143,8 @@ class ElementHash:
         x, y, z = self._xyz
         z = z[rows]
         if columns_per_hash not in self._w:
-            n_blocks = math.ceil(self._n_columns / columns_per_hash / 4) * 4
+            quarter = math.ceil(self._n_columns / 32) * 8
+            n_blocks = quarter * 4 // columns_per_hash
             block = torch.arange(n_blocks, dtype=torch.int32, device=z.device)
             self._w[columns_per_hash] = _lcg(block)
         w = self._w[columns_per_hash]

@@ -1,0 +1,104 @@
+"""NT-Xent and mixing on an NVIDIA GPU, checked and timed: ``python -m benchmarks.gpu``.
+
+Needs PyTorch and Triton alone; where mixnoise is not installed, ``PYTHONPATH=kernels`` finds the
+kernels, and where there is no git, MIXNOISE_COMMIT names the commit. The results are written after
+every case. ``--sweep`` times other block sizes instead. ``TRITON_INTERPRET=1 python -m
+benchmarks.gpu --smoke --output FILE`` tries all of it on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import compile_ahead
+from benchmarks.gpu.bench import Bench, run_case
+from benchmarks.gpu.cases import matching
+from benchmarks.gpu.report import best_of_sweep, summary
+from benchmarks.gpu.timing import release_memory, synchronize
+from benchmarks.machine import describe
+
+_OF_A_SWEEP = 37  # one in so many is tried on a CPU
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def short_name(device: str) -> str:
+    """ "h100" of "NVIDIA H100 80GB HBM3": the first word with a digit in it."""
+    words = re.split(r"[ -]", device.lower())
+    return next((word for word in words if re.search(r"\d", word)), words[-1])
+
+
+def write(result: dict[str, Any], output: Path) -> None:
+    """Beside it and renamed: a run that is cut off leaves a whole file."""
+    beside = output.with_name(output.name + ".part")
+    beside.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(beside, output)
+
+
+def is_lost(bench: Bench) -> bool:
+    """After an illegal access the driver refuses everything that this process asks for."""
+    try:
+        release_memory(bench.device)
+        synchronize(bench.device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, help="default: benchmarks/results/gpu-[sweep-]<device>.json"
+    )
+    parser.add_argument("--minutes", type=float, default=7.5, help="no case is begun after them")
+    parser.add_argument("-k", default="", help="only the cases with this in their names")
+    parser.add_argument("--sweep", action="store_true", help="block sizes, and nothing else")
+    parser.add_argument("--smoke", action="store_true", help="tiny problems on a CPU")
+    options = parser.parse_args()
+    if options.smoke and (options.output is None or os.environ.get("TRITON_INTERPRET") != "1"):
+        parser.error("--smoke needs --output and TRITON_INTERPRET=1 in the environment")
+    if not options.smoke and not torch.cuda.is_available():
+        parser.error("there is no CUDA device; --smoke tries the cases on a CPU")
+    if options.output is None:
+        sweep = "sweep-" if options.sweep else ""
+        options.output = RESULTS / f"gpu-{sweep}{short_name(torch.cuda.get_device_name())}.json"
+    return options
+
+
+def main() -> int:
+    options, started = parse(), time.monotonic()
+    bench = Bench(smoke=options.smoke, minutes=options.minutes)
+    result: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
+        "machine": describe(),
+        "cases": [],
+    }
+    if not bench.smoke:
+        compile_ahead.start(options.k, is_sweep=options.sweep)
+        result["seconds_of_compilation"] = time.monotonic() - started
+    cases = matching(options.k, is_sweep=options.sweep)
+    for case in cases[::_OF_A_SWEEP] if bench.smoke and options.sweep else cases:
+        found = run_case(bench, case)
+        result["cases"].append(found)
+        result["seconds"] = time.monotonic() - started
+        write(result, options.output)
+        print(f"{found['status']:8} {case.name}", flush=True)
+        if found["status"] == "error" and is_lost(bench):
+            bench.device_is_lost = True
+    if options.sweep:
+        print(best_of_sweep(result))
+        return 0
+    print(summary(result))
+    return int(any(case["status"] in ("failed", "error") for case in result["cases"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""All cases in the order in which they are run: what is right, then what matters most."""
+
+from __future__ import annotations
+
+from benchmarks.gpu import check_loss, check_mix, sweep, time_loss, time_mix
+from benchmarks.gpu.bench import Case
+
+# First, while the device does nothing else; whoever needs them before asks the bench as well.
+CEILINGS = Case("ceilings", lambda bench: {"rates": bench.rates})
+LOSS = [*check_loss.CASES, *time_loss.CASES]
+MIXING = [*check_mix.CASES, *time_mix.CASES]
+CASES = [
+    CEILINGS,
+    *check_loss.CASES,
+    *check_mix.CASES,
+    *time_loss.CASES[: time_loss.FIRST],
+    *time_mix.CASES,
+    *time_loss.CASES[time_loss.FIRST :],
+]
+
+
+def matching(name: str, *, is_sweep: bool = False) -> list[Case]:
+    return [case for case in (sweep.CASES if is_sweep else CASES) if name in case.name]

@@ -1,0 +1,149 @@
+"""Block sizes by element size and row length: data, so that a new chip is a change of one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+# Both views are padded to a multiple of it, and every block size divides it.
+ALIGNMENT = 128
+LONGEST_ROW = 1024
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Of a kernel over pairs of rows."""
+
+    rows: int  # of a program
+    columns: int  # that it takes at a time
+    k: int  # elements of a row that it multiplies at a time; if not all, rows are not held
+    out: int  # elements of a gradient's row that it computes
+    warps: int
+    stages: int  # loads in flight
+
+    def shared_bytes(self, element_bytes: int, row_length: int) -> int:
+        """At most so much shared memory is taken."""
+        if self.k == row_length:
+            elements = (self.rows + self.columns * self.stages) * row_length
+        else:
+            elements = (self.rows + self.columns) * self.k * (self.stages + 1)
+            elements += self.columns * self.out
+        # Some more for sums over threads.
+        return elements * element_bytes + 2048
+
+
+# By the chip's tensor-core instructions and element size, then by the row length up to which they
+# hold; in order of preference, the first that fits into shared memory is taken. Chosen by what
+# compiles without spilling registers in the main loop, see aot.py. Rows are held where registers
+# allow, which saves loading them again for each tile. Two programs of four warps share a
+# multiprocessor: while one waits for the tensor cores, the other computes exponentials.
+_Table = dict[tuple[str, int], dict[int, list[Blocks]]]
+_TRIANGLE: _Table = {
+    ("wgmma", 2): {
+        128: [Blocks(128, 128, 128, 0, 4, 2)],
+        256: [Blocks(128, 128, 256, 0, 8, 2)],
+        1024: [Blocks(128, 128, 64, 0, 8, 3)],
+    },
+    ("wgmma", 4): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
+    ("tcgen05", 2): {
+        256: [Blocks(128, 128, 256, 0, 8, 2)],
+        1024: [Blocks(128, 128, 64, 0, 8, 3)],
+    },
+    ("tcgen05", 4): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
+    ("mma", 2): {
+        128: [Blocks(128, 128, 128, 0, 4, 2)],
+        1024: [Blocks(128, 128, 64, 0, 8, 1)],
+    },
+    ("mma", 4): {1024: [Blocks(128, 128, 16, 0, 8, 2)]},
+}
+# The gradient has (rows, out) sums in registers, beside the tile of (rows, columns).
+_ROWS: _Table = {
+    ("wgmma", 2): {
+        64: [Blocks(128, 64, 64, 64, 4, 2)],
+        128: [Blocks(64, 128, 128, 128, 4, 2)],
+        256: [Blocks(128, 64, 256, 256, 8, 2)],
+        1024: [Blocks(128, 64, 128, 256, 8, 2)],
+    },
+    ("wgmma", 4): {1024: [Blocks(128, 64, 32, 128, 8, 2)]},
+    ("tcgen05", 2): {
+        64: [Blocks(128, 64, 64, 64, 4, 2)],
+        128: [Blocks(64, 128, 128, 128, 4, 2)],
+        256: [Blocks(128, 64, 256, 256, 8, 2)],
+        1024: [Blocks(128, 64, 128, 256, 8, 2)],
+    },
+    ("tcgen05", 4): {1024: [Blocks(128, 64, 32, 64, 8, 2)]},
+    ("mma", 2): {
+        64: [Blocks(128, 64, 64, 64, 4, 2)],
+        128: [Blocks(64, 128, 128, 128, 4, 2)],
+        256: [Blocks(128, 64, 256, 256, 8, 2), Blocks(64, 64, 64, 128, 4, 2)],
+        1024: [Blocks(64, 64, 64, 128, 4, 2)],
+    },
+    ("mma", 4): {1024: [Blocks(64, 32, 32, 128, 4, 2)]},
+}
+# The running form has twice the exponentials and more numbers for each row.
+_RUNNING_UP_TO_128 = [Blocks(128, 64, 128, 128, 8, 2)]
+
+
+@dataclass(frozen=True)
+class Chip:
+    major: int  # compute capability
+    shared_memory: int  # bytes that one program may have
+    multiprocessors: int
+
+    @property
+    def instructions(self) -> str:
+        return {9: "wgmma", 10: "tcgen05"}.get(self.major, "mma")
+
+
+def row_length(d: int) -> int:
+    """Elements of a row of d with its padding: a power of two, as blocks must be."""
+    return max(16, 1 << (d - 1).bit_length())
+
+
+def rows_at_a_time(row_length: int) -> int:
+    """For kernels that look at each row on its own: some 2,048 elements a program."""
+    return max(1, min(16, 2048 // row_length))
+
+
+def triangle(element_bytes: int, row_length: int, chip: Chip) -> Blocks:
+    """For the triangle: as many rows as columns."""
+    candidates = _up_to(row_length, _TRIANGLE[chip.instructions, element_bytes])
+    return _first_that_fits(candidates, element_bytes, row_length, chip)
+
+
+def rows(element_bytes: int, row_length: int, running: bool, chip: Chip) -> Blocks:
+    """For some rows against all columns, sums and gradient."""
+    candidates = _up_to(row_length, _ROWS[chip.instructions, element_bytes])
+    if running and element_bytes == 2 and row_length <= 128:
+        candidates = _RUNNING_UP_TO_128
+    return _first_that_fits(candidates, element_bytes, row_length, chip)
+
+
+def _up_to(row_length: int, table: dict[int, list[Blocks]]) -> list[Blocks]:
+    return table[min(longest for longest in table if row_length <= longest)]
+
+
+def _first_that_fits(
+    candidates: list[Blocks], element_bytes: int, row_length: int, chip: Chip
+) -> Blocks:
+    for b in candidates:
+        chosen = replace(b, k=min(b.k, row_length), out=min(b.out, row_length))
+        if chosen.shared_bytes(element_bytes, row_length) <= chip.shared_memory:
+            return chosen
+    raise ValueError(
+        f"rows of {row_length} elements of {element_bytes} bytes need more than the "
+        f"{chip.shared_memory} bytes of shared memory"
+    )
+
+
+def split(n_blocks: int, programs: int) -> tuple[int, int]:
+    """Programs of the triangle, and the parts that each block's tiles are cut into.
+
+    The fewest tiles for the program that has most, with one more for starting each part.
+    """
+    n_tiles = n_blocks + 1
+
+    def cost(parts: int) -> int:
+        return -(-2 * n_blocks * parts // programs) * (-(-n_tiles // parts) + 1)
+
+    parts = min(range(1, min(n_tiles, 32) + 1), key=cost)
+    return min(programs, 2 * n_blocks * parts), parts

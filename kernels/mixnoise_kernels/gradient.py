@@ -1,0 +1,173 @@
+"""The gradient of unit rows, a block of rows at a time: no atomics, the same bits every time."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mixnoise_kernels.normalize import PLAIN_FROM, factor_of_products, temperature_of
+from mixnoise_kernels.sums import held_rows, load_rows, products_by_chunks, tiles_of_view
+
+
+@triton.jit
+def _gradient_tile(
+    acc,
+    own,
+    own_ptr,
+    own_base,
+    own_weight,
+    own_log2_l,
+    unit_ptr,
+    base,
+    weight_ptr,
+    log2_l_ptr,
+    scale,
+    keep,
+    MASKED: tl.constexpr,
+    RUNNING: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    index = base + tl.arange(0, BLOCK_COLUMNS)
+    weight = tl.load(weight_ptr + index)[None, :]
+    if BLOCK_K == BLOCK_D:
+        other = load_rows(unit_ptr, base, BLOCK_COLUMNS, BLOCK_D)
+        s = tl.dot(own, tl.trans(other), input_precision=PRECISION)
+    else:
+        s = products_by_chunks(
+            own_ptr,
+            own_base,
+            unit_ptr,
+            base,
+            BLOCK,
+            BLOCK_COLUMNS,
+            BLOCK_D,
+            BLOCK_K,
+            STAGES,
+            PRECISION,
+        )
+    if MASKED:
+        s = tl.where(keep, s, -float("inf"))
+    if RUNNING:
+        s *= scale
+        # Each no larger than its weight, whatever the temperature.
+        log2_l = tl.load(log2_l_ptr + index)[None, :]
+        w = tl.exp2(s - own_log2_l) * own_weight + tl.exp2(s - log2_l) * weight
+    else:
+        w = tl.exp2(s) * (own_weight + weight)
+    if BLOCK_K != BLOCK_D or BLOCK_OUT != BLOCK_D:
+        start = unit_ptr + base.to(tl.int64) * BLOCK_D + tl.program_id(1) * BLOCK_OUT
+        row, column = tl.arange(0, BLOCK_COLUMNS), tl.arange(0, BLOCK_OUT)
+        other = tl.load(start + row[:, None] * BLOCK_D + column[None, :])
+    return tl.dot(w.to(other.dtype), other, acc, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=["n_own", "offset", "n"])
+def gradient_kernel(
+    own_ptr,  # (2 own_padded, BLOCK_D): the rows
+    own_weight_ptr,  # (2 own_padded,), float32
+    own_log2_l_ptr,  # (2 own_padded,), float32
+    unit_ptr,  # (2 n_padded, BLOCK_D): the columns, rows offset ... of either view among them
+    weight_ptr,  # (2 n_padded,), float32
+    log2_l_ptr,  # (2 n_padded,), float32
+    negatives_ptr,  # (PARTS, 2 own_padded, BLOCK_D), float32
+    temperature_ptr,
+    temperature,
+    n_own,
+    own_padded,
+    offset,
+    n,
+    n_padded,
+    FROM_TENSOR: tl.constexpr,
+    RUNNING: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Sums of exp(s_ik) (u_i + u_k) z_k over k != i, p(i), BLOCK_OUT columns a program.
+
+    It takes all k or, if there are 2 PARTS, those of one view.
+    """
+    t = temperature_of(temperature_ptr, temperature, FROM_TENSOR)
+    if FROM_TENSOR:  # noqa: SIM102 - compiled away, with what is below
+        # The host does not know which form it will be, and launches both.
+        if (t >= PLAIN_FROM) != (not RUNNING):
+            return
+    scale = factor_of_products(t)
+    own_base = tl.program_id(0) * BLOCK
+    position = own_base % own_padded
+    if position >= n_own:
+        return
+    row = tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK_COLUMNS)
+    own = held_rows(own_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K)
+    own_weight = tl.load(own_weight_ptr + own_base + row)[:, None]
+    own_log2_l = tl.load(own_log2_l_ptr + own_base + row)[:, None]
+    acc = tl.zeros((BLOCK, BLOCK_OUT), tl.float32)
+    part = tl.program_id(2)
+    for quarter in range(4 // PARTS * part, 4 // PARTS * (part + 1)):
+        view = quarter // 2
+        start, middle, stop = tiles_of_view(quarter % 2, offset + position, n, BLOCK, BLOCK_COLUMNS)
+        for tile in tl.range(start, middle, num_stages=STAGES):
+            acc = _gradient_tile(
+                acc,
+                own,
+                own_ptr,
+                own_base,
+                own_weight,
+                own_log2_l,
+                unit_ptr,
+                view * n_padded + tile * BLOCK_COLUMNS,
+                weight_ptr,
+                log2_l_ptr,
+                scale,
+                True,
+                False,
+                RUNNING,
+                STAGES,
+                BLOCK,
+                BLOCK_COLUMNS,
+                BLOCK_D,
+                BLOCK_K,
+                BLOCK_OUT,
+                PRECISION,
+            )
+        for tile in tl.range(middle, stop, num_stages=1):
+            in_view = tile * BLOCK_COLUMNS + column
+            keep = (in_view < n)[None, :] & (in_view[None, :] != (offset + position + row)[:, None])
+            acc = _gradient_tile(
+                acc,
+                own,
+                own_ptr,
+                own_base,
+                own_weight,
+                own_log2_l,
+                unit_ptr,
+                view * n_padded + tile * BLOCK_COLUMNS,
+                weight_ptr,
+                log2_l_ptr,
+                scale,
+                keep,
+                True,
+                RUNNING,
+                STAGES,
+                BLOCK,
+                BLOCK_COLUMNS,
+                BLOCK_D,
+                BLOCK_K,
+                BLOCK_OUT,
+                PRECISION,
+            )
+    out_row = part.to(tl.int64) * 2 * own_padded + own_base + row
+    place = negatives_ptr + out_row[:, None] * BLOCK_D
+    tl.store(place + tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)[None, :], acc)

@@ -1,0 +1,170 @@
+"""All views of a batch by the kernels, and their gradient: the launches."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mixnoise_kernels.device import INTERPRETED
+from mixnoise_kernels.views import views_kernel
+from mixnoise_kernels.views_gradient import views_gradient_kernel
+
+# In the order of their codes.
+FUNCTIONS = ("linear", "geometric", "binary", "gaussian")
+_VIEWS_AT_A_TIME = 2
+_INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _quarter(n_columns: int) -> int:
+    return -(-n_columns // 32) * 8
+
+
+def block_of(n_columns: int) -> int:
+    """Positions of each quarter that a program has: 8 for each of a warp's threads."""
+    return min(256, 1 << (_quarter(n_columns) - 1).bit_length())
+
+
+def rows_and_warps(block: int, function_of_each_row: bool) -> tuple[int, int]:
+    """Of a program: one row where each may have a function of its own, else 1,024 positions."""
+    return (1, 1) if function_of_each_row else (1024 // block, 4)
+
+
+def mix(
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``.
+
+    A partner or kind that does not exist gives NaN, on the CPU an error: on a GPU, looking would
+    wait for it.
+    """
+    if x.is_cpu:
+        _check("partner", "a row in", partner, x.shape[0] - 1)
+        if kind is not None:
+            _check("kind", "in", kind, len(FUNCTIONS) - 1)
+    views = x.new_empty(partner.shape[0], *x.shape)
+    if kind is None and function == "binary":
+        # A swap of bits, whatever they mean; where 8 bytes are too few, of halves.
+        if x.dtype == torch.complex128:
+            parts = torch.view_as_real(x), torch.view_as_real(views)
+            for part in range(2):
+                source, target = (p.view(torch.int64)[..., part] for p in parts)
+                _launch(source, target, seed, partner, coef, kind, low, function)
+            return views
+        integer = _INTEGER_OF_SIZE[x.element_size()]
+        _launch(x.view(integer), views.view(integer), seed, partner, coef, kind, low, function)
+        return views
+    _launch(x, views, seed, partner, coef, kind, low, function)
+    return views
+
+
+def _check(name: str, rule: str, values: Tensor, largest: int) -> None:
+    if values.numel():
+        ends = [int(value) for value in values.aminmax()]
+        wrong = ends[0] if ends[0] < 0 else ends[1]
+        if wrong < 0 or wrong > largest:
+            raise ValueError(f"draw.{name} must be {rule} 0..{largest}, got {wrong}")
+
+
+def _launch(
+    x: Tensor,
+    views: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> None:
+    n_views, n_rows, n_columns = views.shape
+    if views.numel() == 0:
+        return
+    block = block_of(n_columns)
+    rows, warps = rows_and_warps(block, kind is not None)
+    at_a_time = min(n_views, _VIEWS_AT_A_TIME)
+    grid = (
+        triton.cdiv(n_rows, rows),
+        triton.cdiv(_quarter(n_columns), block),
+        triton.cdiv(n_views, at_a_time),
+    )
+    views_kernel[grid](
+        x,
+        views,
+        seed,
+        partner.contiguous(),
+        coef.contiguous(),
+        # A pointer has to be given in any case.
+        seed if kind is None else kind.contiguous(),
+        seed if low is None else low.contiguous(),
+        n_rows,
+        n_columns,
+        n_views,
+        x.stride(0),
+        x.stride(1),
+        views.stride(0),
+        views.stride(1),
+        views.stride(2),
+        FUNCTION=FUNCTIONS.index(function) if kind is None else -1,
+        LOW="" if low is None else "columns" if low.ndim else "number",
+        VIEWS=at_a_time,
+        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        APPROXIMATE=x.element_size() == 2 and not INTERPRETED,
+        BLOCK_ROWS=rows,
+        BLOCK=block,
+        num_warps=warps,
+    )
+
+
+def mix_backward(
+    grad: Tensor,
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    """Gradient of x ``(N, F)`` from that of its views ``(V, N, F)``."""
+    n_views, n_rows, n_columns = grad.shape
+    dx = x.new_empty(x.shape)
+    if dx.numel() == 0:
+        return dx
+    partner = partner.contiguous()
+    drawn, order = partner.flatten().sort(stable=True)
+    start = torch.searchsorted(drawn, torch.arange(n_rows + 1, device=x.device))
+    block = block_of(n_columns)
+    views_gradient_kernel[n_rows, triton.cdiv(_quarter(n_columns), block), 4](
+        grad,
+        x,
+        dx,
+        seed,
+        partner,
+        coef.contiguous(),
+        seed if kind is None else kind.contiguous(),
+        seed if low is None else low.contiguous(),
+        order,
+        start,
+        n_rows,
+        n_columns,
+        n_views,
+        grad.stride(0),
+        grad.stride(1),
+        grad.stride(2),
+        x.stride(0),
+        x.stride(1),
+        FUNCTION=FUNCTIONS.index(function) if kind is None else -1,
+        LOW="" if low is None else "columns" if low.ndim else "number",
+        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        LARGEST=torch.finfo(x.dtype).max,
+        BLOCK=block,
+        num_warps=1,
+    )
+    return dx

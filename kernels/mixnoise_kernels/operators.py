@@ -1,0 +1,185 @@
+"""The kernels as operators of ``torch.library``: fake tensors and autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixnoise_kernels import blocks, mix, nt_xent
+from mixnoise_kernels.device import INTERPRETED, chip
+from mixnoise_kernels.nt_xent import Temperature
+
+
+def why_not(operation: str, z: Tensor) -> str | None:
+    """What keeps the kernels of an operation from running on such a tensor, or None."""
+    if z.device.type != "cuda" and not (INTERPRETED and z.device.type == "cpu"):
+        return (
+            f"it needs CUDA tensors, these are on {z.device} (TRITON_INTERPRET=1, set before "
+            "Python starts, runs kernels on the CPU, for tests)"
+        )
+    if operation == "nt_xent":
+        if z.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"there is no kernel for {z.dtype}"
+        if z.shape[1] > blocks.LONGEST_ROW:
+            return f"rows may have {blocks.LONGEST_ROW} columns at most, these have {z.shape[1]}"
+    if torch.version.hip is not None:
+        return "it is made for NVIDIA GPUs"
+    if _major(z.device) < 8:
+        return "it needs a GPU of compute capability 8.0 or higher"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _major(device: torch.device) -> int:
+    return chip(device).major
+
+
+def _device_of(x: Tensor) -> torch.cuda.device:
+    """Kernels are launched on the current device; -1 leaves it as it is."""
+    return torch.cuda.device(x.device if x.is_cuda else -1)
+
+
+@torch.library.custom_op("mixnoise::triton_nt_xent", mutates_args=())
+def nt_xent_rows(
+    z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with _device_of(z1):
+        return nt_xent.forward(z1, z2, Temperature(temperature, number), precision)
+
+
+@nt_xent_rows.register_fake
+def _(
+    z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, d = z1.shape
+    n_padded = nt_xent.padded(n)
+    unit = z1.new_empty(2, n_padded, blocks.row_length(d), dtype=nt_xent.unit_dtype(z1.dtype))
+    inverse_norm = z1.new_empty(2, n_padded, dtype=torch.float32)
+    stats = z1.new_empty(2, 2, n_padded, dtype=torch.float64)
+    return z1.new_empty(2 * n, dtype=torch.float32), unit, inverse_norm, stats
+
+
+@torch.library.custom_op("mixnoise::triton_nt_xent_backward", mutates_args=())
+def nt_xent_backward(
+    grad: Tensor,
+    z1: Tensor,
+    z2: Tensor,
+    unit: Tensor,
+    inverse_norm: Tensor,
+    stats: Tensor,
+    temperature: Tensor | None,
+    number: float,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    t = Temperature(temperature, number)
+    with _device_of(z1):
+        return nt_xent.backward(grad, z1, z2, unit, inverse_norm, stats, t, precision)
+
+
+@nt_xent_backward.register_fake
+def _(
+    grad: Tensor,
+    z1: Tensor,
+    z2: Tensor,
+    unit: Tensor,
+    inverse_norm: Tensor,
+    stats: Tensor,
+    temperature: Tensor | None,
+    number: float,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dz1, dz2 = (torch.empty_like(z, memory_format=torch.contiguous_format) for z in (z1, z2))
+    return dz1, dz2, stats.new_empty(())
+
+
+def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    z1, z2, temperature, number, precision = inputs
+    _, unit, inverse_norm, stats = output
+    ctx.mark_non_differentiable(unit, inverse_norm, stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z1, z2, unit, inverse_norm, stats, temperature)
+    ctx.number, ctx.precision = number, precision
+
+
+def _nt_xent_grad(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    if grad is None:
+        return None, None, None, None, None
+    if torch.is_grad_enabled():
+        # With create_graph=True the result would carry no graph, and a penalty on it would vanish.
+        raise RuntimeError("nt_xent has no second derivative: do not use create_graph=True")
+    *tensors, temperature = ctx.saved_tensors
+    dz1, dz2, dt = nt_xent_backward(grad, *tensors, temperature, ctx.number, ctx.precision)
+    dt = dt.to(temperature.dtype) if ctx.needs_input_grad[2] else None
+    return dz1, dz2, dt, None, None
+
+
+nt_xent_rows.register_autograd(_nt_xent_grad, setup_context=_nt_xent_setup)
+
+
+@torch.library.custom_op("mixnoise::triton_mix", mutates_args=())
+def mix_views(
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    with _device_of(x):
+        return mix.mix(x, seed, partner, coef, kind, low, function)
+
+
+@mix_views.register_fake
+def _(
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    return x.new_empty(partner.shape[0], *x.shape)
+
+
+@torch.library.custom_op("mixnoise::triton_mix_backward", mutates_args=())
+def mix_backward(
+    grad: Tensor,
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    with _device_of(x):
+        return mix.mix_backward(grad, x, seed, partner, coef, kind, low, function)
+
+
+@mix_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _mix_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.function = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _mix_grad(ctx, grad):  # type: ignore[no-untyped-def]
+    dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
+    return dx, None, None, None, None, None, None
+
+
+mix_views.register_autograd(_mix_grad, setup_context=_mix_setup)

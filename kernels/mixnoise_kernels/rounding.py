@@ -1,0 +1,28 @@
+"""Casts that round to the nearest."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mixnoise_kernels.device import INTERPRETED
+
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
+
+@triton.jit
+def narrow(x, DTYPE: tl.constexpr):
+    """x in a dtype that may be narrower: the interpreter would cut bfloat16 off."""
+    if _INTERPRETED and tl.bfloat16 == DTYPE and x.dtype == tl.float32:
+        bits = x.to(tl.uint32, bitcast=True)
+        to_even = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, to_even.to(tl.float32, bitcast=True), x)
+    return x.to(DTYPE)
+
+
+@triton.jit
+def round_to_tf32(x):
+    """Nearest, ties away: tensor cores would cut the last 13 bits off. Inf and NaN stay."""
+    bits = x.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) < float("inf"), rounded, x)

@@ -1,0 +1,28 @@
+"""Fixtures of several test files."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from nt_xent_cases import triton_nt_xent
+
+import mixnoise
+
+
+@pytest.fixture
+def triton_runs() -> Iterator[None]:
+    """Skips where Triton is missing; NumPy, in the interpreter, keeps quiet about log2(0)."""
+    pytest.importorskip("triton", reason="the kernels need triton")
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)
+        yield
+
+
+@pytest.fixture(params=["torch", "triton"])
+def nt_xent(request: pytest.FixtureRequest) -> Callable:
+    """The function on each of its backends."""
+    if request.param == "torch":
+        return mixnoise.nt_xent
+    request.getfixturevalue("triton_runs")
+    return triton_nt_xent

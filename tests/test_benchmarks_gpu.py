@@ -1,0 +1,55 @@
+"""The GPU benchmark, tried on a CPU: every case runs, and computes what it should."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(output, *options):
+    pytest.importorskip("triton")
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--smoke", "--output", str(output), *options],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        check=True,
+    )
+    result = json.loads(output.read_text())
+    assert result["command"].startswith("python -m benchmarks.gpu --smoke")
+    assert {"torch", "commit", "date"} <= result["machine"].keys()
+    cases = {case["name"]: case for case in result["cases"]}
+    assert len(cases) == len(result["cases"])
+    for name, case in cases.items():
+        assert case["status"] == "passed" or case["message"] == "needs CUDA", (name, case)
+    return cases
+
+
+def test_smoke_run(tmp_path):
+    cases = run(tmp_path / "gpu.json")
+    assert min(cases["ceilings"]["rates"].values()) > 0
+
+    timed = cases["time 16384x128 bfloat16 t=0.5"]
+    assert timed["ours"]["forward"]["median"] > 0
+    assert timed["ratio"].keys() >= {"eager", "compiled"}
+    assert timed["limit"].keys() == timed["fraction_of_limit"].keys() == {"forward", "backward"}
+    assert max(timed["errors"].values()) <= timed["tolerance"]
+    assert cases["time 1048576x128 bfloat16 t=0.5"]["seconds_of_both"] > 0
+
+    for noise, shares in (("linear", {"3", "5"}), ("gaussian", {"3"})):
+        timed = cases[f"time {noise} 8192x3072 float32"]
+        assert timed["share_of_copy"].keys() == shares
+        assert timed["ratio"].keys() >= {"eager", "compiled"}
+    assert cases["accuracy dacl+ 1000x784 float32"]["same_draw"]
+    assert cases["time DACL step"]["ratio"].keys() == {"torch"}
+    assert cases["time backward linear 4096x2048 bfloat16"]["ratio"].keys() == {"eager"}
+
+
+def test_smoke_sweep(tmp_path):
+    cases = run(tmp_path / "sweep.json", "--sweep")
+    assert {case["group"].split()[0] for case in cases.values()} == {"forward", "backward", "mix"}
+    assert all(case["time"]["median"] > 0 for case in cases.values())
