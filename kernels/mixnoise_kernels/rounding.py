@@ -16,7 +16,8 @@ def narrow(x, DTYPE: tl.constexpr):
     if _INTERPRETED and tl.bfloat16 == DTYPE and x.dtype == tl.float32:
         bits = x.to(tl.uint32, bitcast=True)
         to_even = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        x = tl.where(x == x, to_even.to(tl.float32, bitcast=True), x)
+        # A NaN whose bits are all below the cut would become inf.
+        x = tl.where(x == x, to_even.to(tl.float32, bitcast=True), float("nan"))
     return x.to(DTYPE)
 
 
