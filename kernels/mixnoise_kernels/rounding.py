@@ -15,10 +15,12 @@ def narrow(x, DTYPE: tl.constexpr):
     """x in a dtype that may be narrower: the interpreter would cut bfloat16 off."""
     if _INTERPRETED and tl.bfloat16 == DTYPE and x.dtype == tl.float32:
         bits = x.to(tl.uint32, bitcast=True)
-        to_even = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        to_even = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         # A NaN whose bits are all below the cut would become inf.
-        x = tl.where(x == x, to_even.to(tl.float32, bitcast=True), float("nan"))
-    return x.to(DTYPE)
+        narrowed = tl.where(x == x, to_even, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        narrowed = x.to(DTYPE)
+    return narrowed
 
 
 @triton.jit
