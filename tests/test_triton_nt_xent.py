@@ -519,6 +519,16 @@ def test_any_blocks_of_rows(
     check_gradient_of_unit_rows(gradient, x, rows, s, temperature, weights)
 
 
+@pytest.mark.parametrize("temperature", [PLAIN, RUNNING], ids=["plain", "running"])
+@pytest.mark.parametrize("multiprocessors", [1, 1000])
+def test_any_number_of_multiprocessors(
+    monkeypatch: pytest.MonkeyPatch, multiprocessors: int, temperature: float
+) -> None:
+    """With many, the columns of a gradient are cut in two."""
+    monkeypatch.setattr(host, "chip", lambda _: blocks.Chip(9, 227 * 1024, multiprocessors))
+    check(*make_scene("clustered", 130, 17, torch.float16), temperature)
+
+
 @pytest.mark.parametrize("programs", [1, 2, 5, 33])
 @pytest.mark.parametrize("n", [1, 17, 40, 64, 113])
 def test_the_triangle_takes_each_pair_once(
