@@ -130,6 +130,17 @@ def test_binary_takes_any_dtype_bit_for_bit(mix, dtype, alpha):
         assert (got == expected).all()
 
 
+def test_masks_of_coefficients_that_a_number_just_reaches(mix):
+    """Coefficients are rounded to multiples of 2^-16, halves to the even one."""
+    row, n_columns = torch.arange(80), 36
+    x = row[:, None].expand(80, n_columns)
+    numbers = torch.from_numpy(oracles.lanes(7, 0, 80, n_columns))[row, row % n_columns]
+    coef = ((numbers + row % 5 / 4) / 65536).clamp(max=1).float()
+    draw = Draw(torch.tensor(7), row.roll(1)[None], coef[None], function="binary")
+    expected = oracles.keep(7, 0, coef.numpy(), n_columns)
+    assert ((mix(x, draw)[0] == x).numpy() == expected).all()
+
+
 @pytest.mark.parametrize("shape", [(300, 1000), (3, 2**18 + 5), (70_000, 5)], ids=str)
 @pytest.mark.parametrize("name", ["linear", "binary"])
 def test_nothing_changes_at_the_edges_of_row_blocks(name, shape):

@@ -23,6 +23,7 @@ from nt_xent_cases import (
     plain_nt_xent,
     solve,
     torch_rows,
+    triton_nt_xent,
 )
 from torch import Tensor
 
@@ -154,7 +155,9 @@ def test_small_losses_keep_their_digits(
     assert true_loss.max() < 1e-4
     loss, gradient = solve(rows_nt_xent, z1, z2, form(temperature), weights)
     np.testing.assert_allclose(loss.double().numpy(), true_loss, rtol=1e-5)
-    assert error(gradient, true_gradient, norms) < 2e-5
+    # The kernels round unit rows, sums and gradients to float32 in between, PyTorch's keep float64.
+    limit = 2e-5 if rows_nt_xent.func is triton_nt_xent else 1e-5
+    assert error(gradient, true_gradient, norms) < limit
 
 
 @pytest.mark.parametrize("form", [float, torch.tensor], ids=["fixed maximum", "running maximum"])

@@ -305,7 +305,7 @@ def test_second_derivatives_raise(
         penalty = gradient.square().sum()
         (penalty if penalty_alone else loss + penalty).backward()
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="second derivative"):
         backward_twice()
 
 

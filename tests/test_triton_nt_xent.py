@@ -89,7 +89,7 @@ def unit_rows_and_similarities(
     assert unit[:, n:].eq(0).all()
     assert unit[:, :, d:].eq(0).all()
     rows = unit[:, :n, :d].reshape(2 * n, d).double().cpu().numpy()
-    if temperature >= 0.0229:  # they carry the root of log2(e) / t
+    if np.float32(temperature) >= np.float32(0.0229):  # they carry the root of log2(e) / t
         return rows / np.sqrt(np.log2(np.e) / float(temperature)), rows @ rows.T * np.log(2)
     return rows, rows @ rows.T / float(temperature)
 
@@ -173,6 +173,11 @@ def check(z1: Tensor, z2: Tensor, temperature: float | Tensor) -> None:
 )
 def test_accuracy(dtype: torch.dtype, temperature: float, scene: str) -> None:
     check(*make_scene(scene, 20, 17, dtype), temperature)
+
+
+def test_forms_change_where_float32_says_so() -> None:
+    """Here, at the largest number below 0.0229, which float32 does not tell from it."""
+    check(*make_scene("scattered", 5, 3, torch.float32), float(np.nextafter(0.0229, 0)))
 
 
 EDGES = [
@@ -355,6 +360,7 @@ def fill_with_nan() -> Iterator[Callable[[], None]]:
         (1, 1, torch.float32),
         (65, 17, torch.float16),
         (130, 33, torch.float32),
+        (5, 100, torch.float16),  # a block of padding alone, which no program computes
         (5, 130, torch.bfloat16),
     ],
     ids=str,
