@@ -126,11 +126,12 @@ def test_gradient_bits_are_the_same_every_time(name):
 @pytest.mark.parametrize("name", ["linear", "geometric", "binary", "dacl+"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_gradient_through_alpha_1_is_the_identity(mix, name, dtype):
-    """Also at x = low, where geometric mixing's own gradient is 0."""
+    """Also at x = low, where geometric mixing's own gradient is 0, and of what is not finite."""
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
-    x[2] = 0
+    x[0, ::2], x[1, ::3], x[2] = torch.inf, torch.nan, 0
     draw = get_noise(name, alpha=1.0).sample(x, views=2, seed=0)
     grad = torch.randn(2, 3, 8).to(dtype)
+    grad[0, :, 1] = torch.inf
     got = gradient(mix, x, draw, grad)
     assert torch.equal(got, (grad[0].double() + grad[1].double()).to(dtype))
 
