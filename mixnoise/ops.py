@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Real
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -44,10 +44,10 @@ def check_float_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")
 
 
-def _runs_on_triton(operation: str, backend: str, x: Tensor) -> bool:
-    """Whether the kernels are to be used; raises if they were demanded and cannot be."""
+def _kernels(operation: str, backend: str, x: Tensor) -> ModuleType | None:
+    """The kernels, if they are to be used; raises if they were demanded and cannot be."""
     if backend == "torch" or (backend == "auto" and not x.is_cuda):
-        return False
+        return None
     try:
         from mixnoise_kernels import operators
     except ImportError as error:
@@ -56,9 +56,11 @@ def _runs_on_triton(operation: str, backend: str, x: Tensor) -> bool:
         reason: str | None = "triton is not installed: pip install 'mixnoise[triton]'"
     else:
         reason = operators.why_not(operation, x)
-    if backend == "triton" and reason is not None:
+        if reason is None:
+            return operators
+    if backend == "triton":
         raise RuntimeError(f"backend='triton' cannot run {operation}: {reason}")
-    return reason is None
+    return None
 
 
 def nt_xent(
@@ -151,10 +153,8 @@ def nt_xent(
         temperature_tensor, temperature_number = None, number
 
     rows: Tensor
-    if _runs_on_triton("nt_xent", backend, z1):
-        from mixnoise_kernels import operators
-
-        rows, *_ = operators.nt_xent_rows(z1, z2, temperature_tensor, temperature_number, precision)
+    if kernels := _kernels("nt_xent", backend, z1):
+        rows, *_ = kernels.nt_xent_rows(z1, z2, temperature_tensor, temperature_number, precision)
     else:
         _check_torch_precision(precision, z1.device)
         keep = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
@@ -232,7 +232,9 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
                     f"draw.low must broadcast to one row {tuple(features)}, got {tuple(low.shape)}"
                 ) from None
         low = low.detach().to(x.device, arithmetic_dtype(x.dtype))
-    views: Tensor = _mix_operator(backend, x)(
+    kernels = _kernels("mix", backend, x)
+    operator = kernels.mix_views if kernels else mix_views
+    views: Tensor = operator(
         x.reshape(n_rows, features.numel()),
         draw.seed,
         draw.partner,
@@ -242,14 +244,6 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         draw.function,
     )
     return views.reshape(*shape, *features)
-
-
-def _mix_operator(backend: str, x: Tensor) -> Callable[..., Tensor]:
-    if not _runs_on_triton("mix", backend, x):
-        return mix_views
-    from mixnoise_kernels import operators
-
-    return operators.mix_views
 
 
 def _check_tensor(name: str, value: object) -> None:

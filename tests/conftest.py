@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
+from noise_cases import triton_mix
 from nt_xent_cases import triton_nt_xent
 
-import mixnoise
+import mixnoise.ops
 
 
 @pytest.fixture
@@ -26,3 +28,12 @@ def nt_xent(request: pytest.FixtureRequest) -> Callable:
         return mixnoise.nt_xent
     request.getfixturevalue("triton_runs")
     return triton_nt_xent
+
+
+@pytest.fixture(params=["torch", "triton"])
+def mix(request: pytest.FixtureRequest) -> Callable:
+    """The function on each of its backends."""
+    if request.param == "torch":
+        return partial(mixnoise.ops.mix, backend="torch")
+    request.getfixturevalue("triton_runs")
+    return triton_mix

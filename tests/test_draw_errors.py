@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from noise_cases import each_mix  # noqa: F401 - the fixture mix
 from test_dispatch import python
 
 from mixnoise import get_noise, ops

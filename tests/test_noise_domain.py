@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from noise_cases import each_mix  # noqa: F401 - the fixture mix
 
 from mixnoise import Draw, get_noise
 

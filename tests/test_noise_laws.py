@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
-from noise_cases import each_mix  # noqa: F401 - the fixture mix
 
 from mixnoise import Draw, get_noise, ops
 from mixnoise.draw import FUNCTIONS

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from noise_cases import each_mix  # noqa: F401 - the fixture mix
 
 from mixnoise import Draw, get_noise, ops
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mixnoise import Draw, get_noise
+from mixnoise.draw import FUNCTIONS
 from mixnoise.ops import mix
 
 pytest.importorskip("triton", reason="the kernels need triton")
@@ -134,6 +135,10 @@ def check(x: Tensor, draw: Draw) -> None:
 
 
 # Views.
+
+
+def test_codes_of_functions_are_those_of_draws():
+    assert host.FUNCTIONS == FUNCTIONS
 
 
 @pytest.mark.parametrize("mixed", MIXED)
@@ -253,6 +258,7 @@ import ctypes, mmap, os
 os.environ["TRITON_INTERPRET"] = "1"
 import numpy, torch
 from mixnoise import Draw
+from mixnoise.draw import FUNCTIONS
 from mixnoise.ops import mix
 
 SIZE = 16 * mmap.PAGESIZE

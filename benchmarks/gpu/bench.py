@@ -112,7 +112,7 @@ def run_case(bench: Bench, case: Case) -> dict[str, Any]:
     try:
         found = case.run(bench)
         status = "passed" if found.pop("passed", True) else "failed"
-    except Exception as error:
+    except Exception as error:  # is what the case found
         message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
         found = {"message": message, "traceback": trace[-_LONGEST_TRACEBACK:]}
         status = "error"

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import torch
+from mixnoise_kernels import operators
 from torch import Tensor, nn
 
 from benchmarks.gpu.batch import NOISES, Batch
@@ -159,15 +161,15 @@ def dacl_step(bench: Bench) -> dict[str, Any]:
     def network_alone() -> Tensor:
         return projector(encoder(rows)).float().square().mean()
 
-    def time(loss: Callable[[], Tensor], on_triton: bool) -> dict[str, float]:
+    def time(loss: Callable[[], Tensor], kernels: ModuleType | None) -> dict[str, float]:
         # "auto" is what a model asks for; here it may not choose.
-        with mock.patch("mixnoise.ops._runs_on_triton", return_value=on_triton):
+        with mock.patch("mixnoise.ops._kernels", return_value=kernels):
             return measure(partial(step, loss), bench.device)
 
     times = {
-        "step": time(partial(model, x), True),
-        "network alone": time(network_alone, True),
-        "step with backend='torch'": time(partial(model, x), False),
+        "step": time(partial(model, x), operators),
+        "network alone": time(network_alone, operators),
+        "step with backend='torch'": time(partial(model, x), None),
     }
     seconds = [each["median"] for each in times.values()]
     return {

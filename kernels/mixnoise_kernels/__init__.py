@@ -1,7 +1,7 @@
 """The Triton backend of mixnoise. Imports torch and triton, never mixnoise.
 
-NT-Xent: normalize.py, sums.py, loss.py and gradient.py hold kernels, blocks.py their sizes,
-nt_xent.py the launches. Mixing: hash.py, elementary.py, views.py and views_gradient.py hold
-kernels, mix.py the launches. operators.py registers both with PyTorch; aot.py compiles all without
-a GPU.
+NT-Xent: normalize.py, triangle.py, rows.py, loss.py and gradient.py hold kernels, tiles.py what
+they share, blocks.py their sizes, nt_xent.py the launches. Mixing: hash.py, elementary.py, views.py
+and views_gradient.py hold kernels, mix.py the launches. operators.py registers both with PyTorch;
+aot.py compiles all without a GPU.
 """

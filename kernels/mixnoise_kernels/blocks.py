@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 # Both views are padded to a multiple of it, and every block size divides it.
 ALIGNMENT = 128
@@ -104,12 +105,14 @@ def rows_at_a_time(row_length: int) -> int:
     return max(1, min(16, 2048 // row_length))
 
 
+@lru_cache
 def triangle(element_bytes: int, row_length: int, chip: Chip) -> Blocks:
     """For the triangle: as many rows as columns."""
     candidates = _up_to(row_length, _TRIANGLE[chip.instructions, element_bytes])
     return _first_that_fits(candidates, element_bytes, row_length, chip)
 
 
+@lru_cache
 def rows(element_bytes: int, row_length: int, running: bool, chip: Chip) -> Blocks:
     """For some rows against all columns, sums and gradient."""
     candidates = _up_to(row_length, _ROWS[chip.instructions, element_bytes])
@@ -135,6 +138,7 @@ def _first_that_fits(
     )
 
 
+@lru_cache
 def split(n_blocks: int, programs: int) -> tuple[int, int]:
     """Programs of the triangle, and the parts that each block's tiles are cut into.
 

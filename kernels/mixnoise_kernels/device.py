@@ -21,6 +21,5 @@ def chip(device: torch.device) -> Chip:
     if device.type != "cuda":
         return _INTERPRETER
     p = torch.cuda.get_device_properties(device)
-    # Missing in PyTorch's type stubs.
-    shared_memory: int = p.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    shared_memory: int = p.shared_memory_per_block_optin  # type: ignore[attr-defined] # no stub
     return Chip(p.major, shared_memory, p.multi_processor_count)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.normalize import PLAIN_FROM, factor_of_products, temperature_of
-from mixnoise_kernels.sums import held_rows, load_rows, products_by_chunks, tiles_of_view
+from mixnoise_kernels.tiles import held_rows, load_rows, products_by_chunks, tiles_of_view
 
 
 @triton.jit

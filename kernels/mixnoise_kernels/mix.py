@@ -97,29 +97,44 @@ def _launch(
     views_kernel[grid](
         x,
         views,
-        seed,
-        partner.contiguous(),
-        coef.contiguous(),
-        # A pointer has to be given in any case.
-        seed if kind is None else kind.contiguous(),
-        seed if low is None else low.contiguous(),
-        n_rows,
-        n_columns,
-        n_views,
-        x.stride(0),
-        x.stride(1),
-        views.stride(0),
-        views.stride(1),
-        views.stride(2),
-        FUNCTION=FUNCTIONS.index(function) if kind is None else -1,
-        LOW="" if low is None else "columns" if low.ndim else "number",
+        n_rows=n_rows,
+        n_columns=n_columns,
+        n_views=n_views,
+        row_stride=x.stride(0),
+        column_stride=x.stride(1),
+        view_stride=views.stride(0),
+        out_row_stride=views.stride(1),
+        out_column_stride=views.stride(2),
+        **_draw_arguments(x, seed, partner, coef, kind, low, function),
         VIEWS=at_a_time,
-        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32,
         APPROXIMATE=x.element_size() == 2 and not INTERPRETED,
         BLOCK_ROWS=rows,
         BLOCK=block,
         num_warps=warps,
     )
+
+
+def _draw_arguments(
+    x: Tensor,
+    seed: Tensor,
+    partner: Tensor,
+    coef: Tensor,
+    kind: Tensor | None,
+    low: Tensor | None,
+    function: str,
+) -> dict[str, object]:
+    """What both kernels take of a draw, and of x's dtype."""
+    return {
+        "seed_ptr": seed,
+        "partner_ptr": partner.contiguous(),
+        "coef_ptr": coef.contiguous(),
+        # A pointer has to be given in any case.
+        "kind_ptr": seed if kind is None else kind.contiguous(),
+        "low_ptr": seed if low is None else low.contiguous(),
+        "FUNCTION": FUNCTIONS.index(function) if kind is None else -1,
+        "LOW": "" if low is None else "columns" if low.ndim else "number",
+        "WIDE": tl.float64 if x.dtype == torch.float64 else tl.float32,
+    }
 
 
 def mix_backward(
@@ -137,7 +152,6 @@ def mix_backward(
     dx = x.new_empty(x.shape)
     if dx.numel() == 0:
         return dx
-    partner = partner.contiguous()
     drawn, order = partner.flatten().sort(stable=True)
     start = torch.searchsorted(drawn, torch.arange(n_rows + 1, device=x.device))
     block = block_of(n_columns)
@@ -145,24 +159,17 @@ def mix_backward(
         grad,
         x,
         dx,
-        seed,
-        partner,
-        coef.contiguous(),
-        seed if kind is None else kind.contiguous(),
-        seed if low is None else low.contiguous(),
-        order,
-        start,
-        n_rows,
-        n_columns,
-        n_views,
-        grad.stride(0),
-        grad.stride(1),
-        grad.stride(2),
-        x.stride(0),
-        x.stride(1),
-        FUNCTION=FUNCTIONS.index(function) if kind is None else -1,
-        LOW="" if low is None else "columns" if low.ndim else "number",
-        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        order_ptr=order,
+        start_ptr=start,
+        n_rows=n_rows,
+        n_columns=n_columns,
+        n_views=n_views,
+        grad_view_stride=grad.stride(0),
+        grad_row_stride=grad.stride(1),
+        grad_column_stride=grad.stride(2),
+        row_stride=x.stride(0),
+        column_stride=x.stride(1),
+        **_draw_arguments(x, seed, partner, coef, kind, low, function),
         LARGEST=torch.finfo(x.dtype).max,
         BLOCK=block,
         num_warps=1,

@@ -27,7 +27,8 @@ from mixnoise_kernels.device import INTERPRETED, chip
 from mixnoise_kernels.gradient import gradient_kernel
 from mixnoise_kernels.loss import loss_kernel, weights_kernel
 from mixnoise_kernels.normalize import PLAIN_FROM, normalize_backward_kernel, normalize_kernel
-from mixnoise_kernels.sums import rows_kernel, triangle_kernel
+from mixnoise_kernels.rows import rows_kernel
+from mixnoise_kernels.triangle import triangle_kernel
 
 _ROWS_AT_A_TIME = 32
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,9 +50,7 @@ def nt_xent_rows(
 
 
 @nt_xent_rows.register_fake
-def _(
-    z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(z1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     n_padded = nt_xent.padded(n)
     unit = z1.new_empty(2, n_padded, blocks.row_length(d), dtype=nt_xent.unit_dtype(z1.dtype))
@@ -78,21 +78,13 @@ def nt_xent_backward(
 
 @nt_xent_backward.register_fake
 def _(
-    grad: Tensor,
-    z1: Tensor,
-    z2: Tensor,
-    unit: Tensor,
-    inverse_norm: Tensor,
-    stats: Tensor,
-    temperature: Tensor | None,
-    number: float,
-    precision: str,
+    grad: Tensor, z1: Tensor, z2: Tensor, unit: Tensor, inverse_norm: Tensor, stats: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     dz1, dz2 = (torch.empty_like(z, memory_format=torch.contiguous_format) for z in (z1, z2))
     return dz1, dz2, stats.new_empty(())
 
 
-def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _nt_xent_setup(ctx: Any, inputs: Any, output: Any) -> None:
     z1, z2, temperature, number, precision = inputs
     _, unit, inverse_norm, stats = output
     ctx.mark_non_differentiable(unit, inverse_norm, stats)
@@ -101,7 +93,7 @@ def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.number, ctx.precision = number, precision
 
 
-def _nt_xent_grad(ctx, grad, *_):  # type: ignore[no-untyped-def]
+def _nt_xent_grad(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     if torch.is_grad_enabled():
@@ -131,15 +123,7 @@ def mix_views(
 
 
 @mix_views.register_fake
-def _(
-    x: Tensor,
-    seed: Tensor,
-    partner: Tensor,
-    coef: Tensor,
-    kind: Tensor | None,
-    low: Tensor | None,
-    function: str,
-) -> Tensor:
+def _(x: Tensor, seed: Tensor, partner: Tensor, *_: Any) -> Tensor:
     return x.new_empty(partner.shape[0], *x.shape)
 
 
@@ -159,25 +143,16 @@ def mix_backward(
 
 
 @mix_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    seed: Tensor,
-    partner: Tensor,
-    coef: Tensor,
-    kind: Tensor | None,
-    low: Tensor | None,
-    function: str,
-) -> Tensor:
+def _(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _mix_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _mix_setup(ctx: Any, inputs: Any, output: Any) -> None:
     *tensors, ctx.function = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _mix_grad(ctx, grad):  # type: ignore[no-untyped-def]
+def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
     return dx, None, None, None, None, None, None
 

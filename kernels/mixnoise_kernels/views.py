@@ -178,61 +178,35 @@ def views_kernel(
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     first = tl.program_id(1) * BLOCK
     first_view = tl.program_id(2) * VIEWS
-    if FUNCTION >= 0:
-        _mix_rows(
-            x_ptr,
-            views_ptr,
-            seed_ptr,
-            partner_ptr,
-            coef_ptr,
-            low_ptr,
-            row,
-            n_rows,
-            n_columns,
-            row_stride,
-            column_stride,
-            view_stride,
-            out_row_stride,
-            out_column_stride,
-            first_view,
-            n_views,
-            first,
-            True,
-            FUNCTION,
-            LOW,
-            VIEWS,
-            WIDE,
-            APPROXIMATE,
-            BLOCK,
-        )
-    else:
-        # A kind that does not exist is a GAUSSIAN of NaN.
-        kind = tl.load(kind_ptr + tl.program_id(0)).to(tl.int32)
-        for function in tl.static_range(4):
-            if tl.minimum(kind, GAUSSIAN) == function:
-                _mix_rows(
-                    x_ptr,
-                    views_ptr,
-                    seed_ptr,
-                    partner_ptr,
-                    coef_ptr,
-                    low_ptr,
-                    row,
-                    n_rows,
-                    n_columns,
-                    row_stride,
-                    column_stride,
-                    view_stride,
-                    out_row_stride,
-                    out_column_stride,
-                    first_view,
-                    n_views,
-                    first,
-                    kind <= GAUSSIAN,
-                    function,
-                    LOW,
-                    VIEWS,
-                    WIDE,
-                    APPROXIMATE,
-                    BLOCK,
-                )
+    # A kind that does not exist is a GAUSSIAN of NaN.
+    function = FUNCTION
+    if FUNCTION < 0:
+        function = tl.load(kind_ptr + tl.program_id(0)).to(tl.int32)
+    for each in tl.static_range(4):
+        if each == FUNCTION or (FUNCTION < 0 and tl.minimum(function, GAUSSIAN) == each):
+            _mix_rows(
+                x_ptr,
+                views_ptr,
+                seed_ptr,
+                partner_ptr,
+                coef_ptr,
+                low_ptr,
+                row,
+                n_rows,
+                n_columns,
+                row_stride,
+                column_stride,
+                view_stride,
+                out_row_stride,
+                out_column_stride,
+                first_view,
+                n_views,
+                first,
+                function <= GAUSSIAN,
+                each,
+                LOW,
+                VIEWS,
+                WIDE,
+                APPROXIMATE,
+                BLOCK,
+            )

@@ -6,6 +6,8 @@ changes a bit of the integer arithmetic behind a draw.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,20 +50,13 @@ def nt_xent_backward(
 
 
 @nt_xent_backward.register_fake
-def _(
-    grad: Tensor,
-    z: Tensor,
-    stats: Tensor,
-    kept: Tensor,
-    temperature: Tensor | None,
-    fixed_temperature: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, z: Tensor, stats: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, dtype = rest
     n, d = z.shape[0] // 2, z.shape[1]
     return z.new_empty(n, d, dtype=dtype), z.new_empty(n, d, dtype=dtype), stats.new_empty(())
 
 
-def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _nt_xent_setup(ctx: Any, inputs: Any, output: Any) -> None:
     z1, _, temperature, fixed_temperature, _ = inputs
     _, z, stats, kept = output
     ctx.mark_non_differentiable(z, stats, kept)
@@ -70,7 +65,7 @@ def _nt_xent_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.fixed_temperature, ctx.dtype = fixed_temperature, z1.dtype
 
 
-def _nt_xent_grad(ctx, grad, *_):  # type: ignore[no-untyped-def]
+def _nt_xent_grad(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     if torch.is_grad_enabled():
@@ -101,15 +96,7 @@ def mix_views(
 
 
 @mix_views.register_fake
-def _(
-    x: Tensor,
-    seed: Tensor,
-    partner: Tensor,
-    coef: Tensor,
-    kind: Tensor | None,
-    low: Tensor | None,
-    function: str,
-) -> Tensor:
+def _(x: Tensor, seed: Tensor, partner: Tensor, *_: Any) -> Tensor:
     return x.new_empty(partner.shape[0], *x.shape)
 
 
@@ -128,25 +115,16 @@ def mix_backward(
 
 
 @mix_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    seed: Tensor,
-    partner: Tensor,
-    coef: Tensor,
-    kind: Tensor | None,
-    low: Tensor | None,
-    function: str,
-) -> Tensor:
+def _(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _mix_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _mix_setup(ctx: Any, inputs: Any, output: Any) -> None:
     *tensors, ctx.function = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _mix_grad(ctx, grad):  # type: ignore[no-untyped-def]
+def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
     return dx, None, None, None, None, None, None
 

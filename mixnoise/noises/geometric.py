@@ -64,16 +64,20 @@ class GeometricLow(Mixup):
                     f"low must broadcast to one row {tuple(x.shape[1:])}, got {tuple(low.shape)}"
                 ) from None
         else:
-            low = torch.tensor(float(self.low), dtype=x.dtype, device=x.device)
+            low = torch.full((), float(self.low), dtype=x.dtype, device=x.device)
+        if x.is_cpu:
+            self._check_low(x, low)
+        return None if not isinstance(self.low, Tensor) and self.low == 0 else low
+
+    def _check_low(self, x: Tensor, low: Tensor) -> None:
         smallest = x.amin(0) if low.ndim else x.amin()
-        if x.is_cpu and not (smallest >= low).all():  # NaN also gets here, and is let through
+        if not (smallest >= low).all():  # NaN also gets here, and is let through
             below = x[x < low]
             if below.numel():
                 raise ValueError(
                     f"x must be at least low everywhere, got {below.amin().item():.9g} where low "
                     f"is {_short(self.low)}; low='auto' takes any data"
                 )
-        return None if not isinstance(self.low, Tensor) and self.low == 0 else low
 
 
 def _short(low: object) -> str:
