@@ -7,7 +7,8 @@ from mixnoise.losses import NTXentLoss
 from mixnoise.model import DACL
 from mixnoise.noises.base import Noise
 from mixnoise.ops import nt_xent
-from mixnoise.registry import NoisePluginError, get_noise, list_noises, register_noise
+from mixnoise.plugins import NoisePluginError
+from mixnoise.registry import get_noise, list_noises, register_noise
 from mixnoise.train import pretrain
 
 __version__ = "0.1.0"

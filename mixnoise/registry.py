@@ -1,16 +1,28 @@
-"""Names to noises. Listing imports nothing; getting a noise imports just that one."""
+"""Names to noises. Listing imports nothing; getting a noise imports just that one.
+
+A name means a noise of mixnoise's own, else one that was registered in this process, else one of an
+installed distribution; ``distribution/name`` always means the last.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable
-from importlib import import_module
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mixnoise.noises.base import Noise
-
-#: The plugin interface version that this release speaks, see ``Noise.api_version``.
-API_VERSION = 1
+from mixnoise.plugins import (
+    NoisePluginError,
+    Plugin,
+    are_disabled,
+    build,
+    canonical,
+    find_plugins,
+    is_factory,
+)
 
 _BUILT_IN = {
     "binary": "mixnoise.noises.binary:Binary",
@@ -25,15 +37,12 @@ _registered: dict[str, Callable[..., Any]] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class NoisePluginError(RuntimeError):
-    """A registered noise cannot be used: it is not a Noise, or was made for another version."""
-
-
 def get_noise(name: str, **kwargs: Any) -> Noise:
     """Build a noise by name.
 
     Args:
-        name: one of :func:`list_noises`.
+        name: one of :func:`list_noises`, or "distribution/name" for a noise of an installed
+            distribution. Only its module is imported.
         **kwargs: arguments of the noise, such as ``alpha`` or ``sigma``.
 
     Returns:
@@ -41,7 +50,8 @@ def get_noise(name: str, **kwargs: Any) -> Noise:
 
     Raises:
         ValueError: unknown name (the message has close matches), or an argument out of range.
-        NoisePluginError: what is registered under the name is not a noise for this version.
+        NoisePluginError: what stands under the name cannot be imported or is not a noise for this
+            version, or two distributions have a noise of that name.
 
     Example:
         >>> from mixnoise import get_noise
@@ -51,38 +61,129 @@ def get_noise(name: str, **kwargs: Any) -> Noise:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {type(name).__name__}")
     if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        noise: Noise = getattr(import_module(module), attribute)(**kwargs)
+        noise: Noise = _built_in(name)(**kwargs)
         return noise
-    if name not in _registered:
-        raise ValueError(_unknown_name("noise", name, list_noises()))
-    noise = _registered[name](**kwargs)
-    if not isinstance(noise, Noise):
-        raise NoisePluginError(
-            f"noise {name!r} must be a mixnoise.Noise, its factory returned {type(noise).__name__}"
-        )
-    if noise.api_version != API_VERSION:
-        raise NoisePluginError(
-            f"noise {name!r} was made for plugin API version {noise.api_version}, this is "
-            f"{API_VERSION}"
-        )
+    if name in _registered:
+        noise = build(f"noise {name!r}", _registered[name], kwargs)
+    else:
+        plugin = _find(name)
+        noise = build(str(plugin), plugin.load(), kwargs)
     noise.name = name
     return noise
 
 
+def _built_in(name: str) -> type[Noise]:
+    module, _, attribute = _BUILT_IN[name].partition(":")
+    noise: type[Noise] = getattr(importlib.import_module(module), attribute)
+    return noise
+
+
+def _find(name: str) -> Plugin:
+    found = _plugins_called(name)
+    if not found:
+        # Python remembers folders and archives, and may not have seen a fresh install.
+        importlib.invalidate_caches()
+        found = _plugins_called(name)
+    if not found:
+        raise ValueError(_unknown_name(name, list_noises()))
+    if len(found) > 1:
+        owners = " and ".join(f"{p.distribution} {p.version}" for p in found)
+        full_names = " or ".join(repr(p.full_name) for p in found)
+        raise NoisePluginError(f"noise {name!r} is both in {owners}; ask for {full_names}")
+    return found[0]
+
+
+def _plugins_called(name: str) -> list[Plugin]:
+    plugins = find_plugins()
+    distribution, slash, rest = name.partition("/")
+    by_full_name = [
+        p for p in plugins if slash and p.name == rest and p.distribution == canonical(distribution)
+    ]
+    return by_full_name or [p for p in plugins if p.name == name]
+
+
+@dataclass(frozen=True)
+class NoiseEntry:
+    """A noise that :func:`get_noise` finds by ``name``, as far as can be said without importing it.
+
+    Args:
+        name: what to ask for.
+        distribution: where it comes from; empty if it was registered in this process.
+        version: of the distribution.
+        state: "built in", "registered", "installed", or why it has only its full name: "conflict"
+            (another distribution has one of that name) or "reserved" (mixnoise or this process
+            does).
+        description: one line: of the class, or the distribution's summary.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: str
+    description: str
+
+
+def noise_entries() -> list[NoiseEntry]:
+    """Everything :func:`get_noise` can find, in order of names; no plugin is imported."""
+    from mixnoise import __version__
+
+    entries = [
+        NoiseEntry(name, "mixnoise", __version__, "built in", _first_line(_built_in(name)))
+        for name in _BUILT_IN
+    ]
+    entries += [
+        NoiseEntry(name, "", "", "registered", _first_line(factory))
+        for name, factory in _registered.items()
+    ]
+    entries += [
+        NoiseEntry(
+            p.name if state == "installed" else p.full_name,
+            p.distribution,
+            p.version,
+            state,
+            p.summary,
+        )
+        for p, state in _plugins_and_states()
+    ]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _plugins_and_states() -> list[tuple[Plugin, str]]:
+    plugins = find_plugins()
+    count = Counter(plugin.name for plugin in plugins)
+
+    def state(name: str) -> str:
+        if name in _BUILT_IN or name in _registered:
+            return "reserved"
+        return "conflict" if count[name] > 1 else "installed"
+
+    return [(plugin, state(plugin.name)) for plugin in plugins]
+
+
+def _first_line(factory: Callable[..., Any]) -> str:
+    return (factory.__doc__ or "").strip().partition("\n")[0]
+
+
 def list_noises() -> list[str]:
     """The names that :func:`get_noise` knows, sorted.
+
+    Noises of installed distributions are among them, by their metadata: none is imported. One whose
+    name is taken has its full name, "distribution/name". ``MIXNOISE_DISABLE_PLUGINS=1`` in the
+    environment leaves them out.
 
     Example:
         >>> from mixnoise import list_noises
         >>> list_noises()
         ['binary', 'dacl+', 'gaussian', 'geometric', 'hidden', 'linear']
     """
-    return sorted({*_BUILT_IN, *_registered})
+    plugins = (p.name if s == "installed" else p.full_name for p, s in _plugins_and_states())
+    return sorted({*_BUILT_IN, *_registered, *plugins})
 
 
 def register_noise(name: str) -> Callable[[F], F]:
     """Class decorator: make a noise, or a function that returns one, known in this process.
+
+    A function must take what the ``config`` of its noise holds, or that cannot rebuild it.
 
     Args:
         name: what :func:`get_noise` will find it by; must be free.
@@ -97,7 +198,11 @@ def register_noise(name: str) -> Callable[[F], F]:
         >>> @register_noise("flip")
         ... class Flip(Noise):
         ...     def sample(self, x, *, views=1, generator=None, seed=None):
-        ...         return torch.rand(views, x.shape[0], generator=generator) < 0.5
+        ...         if seed is not None:
+        ...             generator = torch.Generator(x.device).manual_seed(int(seed))
+        ...         device = generator.device if generator else x.device
+        ...         flip = torch.rand(views, len(x), generator=generator, device=device) < 0.5
+        ...         return flip.to(x.device)
         ...     def apply(self, x, draw):
         ...         return torch.where(draw[..., None], x.flip(-1), x)
         >>> get_noise("flip").views(torch.randn(8, 3)).shape
@@ -113,14 +218,12 @@ def register_noise(name: str) -> Callable[[F], F]:
 
     def decorate(factory: F) -> F:
         _check_free(name)
-        is_noise = isinstance(factory, type) and issubclass(factory, Noise)
-        is_function = callable(factory) and not isinstance(factory, (type, Noise))
-        if not is_noise and not is_function:
+        if not is_factory(factory):
             raise TypeError(
                 f"noise {name!r} must be a subclass of mixnoise.Noise or a function that returns "
                 f"one, got {factory!r}"
             )
-        if is_noise:
+        if isinstance(factory, type):
             factory.name = name  # type: ignore[attr-defined]
         _registered[name] = factory
         return factory
@@ -133,8 +236,9 @@ def _check_free(name: str) -> None:
         raise ValueError(f"name {name!r} is already registered")
 
 
-def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+def _unknown_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"unknown {what} {name!r}; {hint}known: {', '.join(known)}"
+    disabled = " (plugins are turned off by MIXNOISE_DISABLE_PLUGINS)" if are_disabled() else ""
+    return f"unknown noise {name!r}; {hint}known: {', '.join(known)}{disabled}"

@@ -150,7 +150,7 @@ class Loop:
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (X[:1], ValueError, r"data must have at least two rows, got shape \\(1, 8\\)"),
+        (X[:1], ValueError, r"data must have at least two rows, got shape \(1, 8\)"),
         (TensorDataset(X[:1]), ValueError, "at least two rows for each process, got 1 for 1"),
         (Countless(), ValueError, "data must have a length, since the schedule"),
         (iter(X), ValueError, "data must have a length, since the schedule .* got .* without one"),
@@ -161,10 +161,9 @@ class Loop:
         (None, TypeError, "got NoneType"),
         (np.array(["a", "b"]), TypeError, "data must be numeric, got an array of dtype <U1"),
     ],
-    ids=str,
 )
 def test_bad_data(data, error, message):
-    with pytest.raises(error, match=message.replace("\\\\", "\\")):
+    with pytest.raises(error, match=message):
         pretrain(model(), data, epochs=1)
 
 

@@ -15,10 +15,10 @@ KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
 # A module may import mixnoise modules from layers below its own, or from its own layer.
 LAYERS = [
     ["mixnoise.draw", "mixnoise.seeding", "mixnoise.__version__"],
-    ["mixnoise._torch"],
-    ["mixnoise.ops"],
-    ["mixnoise.noises", "mixnoise.registry", "mixnoise.losses"],
-    ["mixnoise.model"],
+    ["mixnoise._torch", "mixnoise.collectives"],
+    ["mixnoise.ops", "mixnoise.group_loss"],
+    ["mixnoise.noises", "mixnoise.plugins", "mixnoise.registry", "mixnoise.losses"],
+    ["mixnoise.model", "mixnoise.testing"],
     ["mixnoise.batches", "mixnoise.metrics"],
     ["mixnoise.features"],
     ["mixnoise.sgd_probe"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["mixnoise.accelerator", "mixnoise.optim", "mixnoise.run_folder"],
     ["mixnoise.plots", "mixnoise.progress"],
     ["mixnoise.train", "mixnoise.datasets"],
-    ["mixnoise.__init__", "mixnoise.demo"],
+    ["mixnoise.__init__", "mixnoise.demo", "mixnoise.cli"],
 ]
 
 
@@ -90,6 +90,7 @@ def test_import_leaves_optional_packages_alone():
         "import sys, mixnoise; mixnoise.get_noise('dacl+'); "
         "print([m for m in ('triton', 'sklearn', 'scipy', 'accelerate', 'matplotlib', "
         "'tensorboard', 'safetensors', 'pytorch_optimizer', 'mixnoise_kernels', "
+        "'mixnoise.testing', "
         "'importlib.metadata') if m in sys.modules])"
     )
     # importlib.metadata comes with torch itself, so it is measured against a bare import.

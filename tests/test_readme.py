@@ -1,7 +1,9 @@
 """README's code runs, in order, as one program."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,13 +21,17 @@ def test_readme_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", {})
     torch.manual_seed(0)
-    namespace = {"__name__": "readme"}
+    # A module like any other, or its classes could not be pickled.
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)
+    namespace = vars(module)
     blocks = code_blocks("README.md")
     assert len(blocks) >= 6
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["features"].shape == (4096, 128)
     assert namespace["loss"].isfinite()
+    assert namespace["report"].passed
     assert namespace["x_plus"].shape == namespace["x"].shape
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -33,6 +34,12 @@ class Noise(nn.Module):
     api_version: ClassVar[int] = 1
     #: The name the noise is registered under.
     name: str = ""
+    #: Constructor arguments with which every view equals x, if there are any.
+    identity: ClassVar[Mapping[str, Any] | None] = None
+
+    def __init__(self) -> None:
+        # nn.Module takes any arguments; config() would look for them in a noise without its own.
+        super().__init__()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -157,6 +164,7 @@ class Mixup(Noise):
     """
 
     function: ClassVar[str] = "linear"
+    identity: ClassVar = {"alpha": 1.0}
 
     def __init__(self, alpha: float = 0.7, granularity: str = "sample") -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Gaussian(Noise):
     """
 
     name = "gaussian"
+    identity: ClassVar = {"sigma": 0.0}
 
     def __init__(self, sigma: float = 0.3) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ class Hidden(Noise):
             raise ValueError("noise must not be another hidden noise")
         self.noise = inner
         self.at = at
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:  # type: ignore[override]
+        """Arguments of the inner noise."""
+        return self.noise.identity
 
     def sample(
         self,
