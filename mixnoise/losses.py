@@ -13,7 +13,8 @@ class NTXentLoss(nn.Module):
     Args:
         temperature, reduction, precision, group, backend: as for :func:`mixnoise.nt_xent`. A
             ``nn.Parameter`` as temperature becomes a parameter of this module, another tensor a
-            buffer.
+            buffer. "world" as group is looked up when the module is called, so that it may be made
+            before the processes know of each other.
 
     Example:
         >>> import torch

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixnoise.collectives import failing_together, resolve
 from mixnoise.losses import NTXentLoss
+from mixnoise.micro_batches import in_micro_batches
 from mixnoise.noises.base import Noise
 from mixnoise.noises.hidden import Hidden
+from mixnoise.ops import check_integer
 
 
 class DACL(nn.Module):
@@ -28,6 +32,10 @@ class DACL(nn.Module):
             that of the submodule ``at``. The part of the encoder before ``at`` sees N rows, the
             rest 2N; make such an encoder before compiling it, not after.
         temperature: a number > 0, or a 0-d tensor; a ``nn.Parameter`` is learned.
+        gather: contrast each row with those of all processes, not only of its own. Partners of
+            mixing stay in the process. The loss is scaled such that the mean over processes, which
+            ``DistributedDataParallel`` takes of gradients, is that of one process with all rows;
+            see ``group`` of :func:`mixnoise.nt_xent`. With one process nothing changes.
 
     Shape:
         Input ``(N, *features)``, N >= 2 for mixing noises; output 0-d.
@@ -54,6 +62,7 @@ class DACL(nn.Module):
         projector: nn.Module,
         noise: Noise,
         temperature: float | Tensor = 0.5,
+        gather: bool = False,
     ) -> None:
         super().__init__()
         for name, module, kind in (
@@ -66,7 +75,7 @@ class DACL(nn.Module):
         self.encoder = encoder
         self.projector = projector
         self.noise = noise
-        self.loss = NTXentLoss(temperature)
+        self.loss = NTXentLoss(temperature, group="world" if gather else None)
         self._site: _HiddenSite | None = None
         if isinstance(noise, Hidden) and noise.at is not None:
             self._site = _HiddenSite(noise)
@@ -77,6 +86,7 @@ class DACL(nn.Module):
         *inputs: Any,
         generator: torch.Generator | None = None,
         draw: Any = None,
+        micro_batch: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Loss of one batch.
@@ -85,12 +95,40 @@ class DACL(nn.Module):
             *inputs: one tensor ``(N, *features)``; with "hidden" noise whatever the encoder takes.
             generator: source of the noise's randomness; default: the device's own.
             draw: a draw of two views made earlier, instead of a fresh one.
+            micro_batch: rows that encoder and projector take at a time, >= 1; None: all. What they
+                keep for the backward is computed again there, a micro-batch at a time, with the
+                same dropout. So memory is that of a micro-batch, and loss and gradient are those
+                of the whole batch, for a third more time. Not for layers that look at the whole
+                batch, such as batch norm in training mode, nor for "hidden" noise at a submodule.
             **kwargs: with "hidden" noise passed to the encoder.
         """
+        arguments = inputs, kwargs, generator, draw, micro_batch
+        group = resolve(self.loss.group)
+        if group is None:
+            z = self._project(*arguments)
+        else:
+            with failing_together(group):
+                z = self._project(*arguments)
+        z1, z2 = z.chunk(2)
+        loss: Tensor = self.loss(z1, z2)
+        return loss
+
+    def _project(
+        self,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        generator: torch.Generator | None,
+        draw: Any,
+        micro_batch: int | None,
+    ) -> Tensor:
+        """Both views' projections, one below the other: ``(2N, D)``."""
+        if micro_batch is not None:
+            check_integer("micro_batch", micro_batch, 1)
+            self._check_micro_batches(inputs, kwargs)
         if self._site is not None:
             h = self._site.run(self.encoder, inputs, kwargs, generator, draw)  # (2N, ...)
         elif isinstance(self.noise, Hidden):
-            v = self.encoder(*inputs, **kwargs)  # (N, ...)
+            v = in_micro_batches(partial(self.encoder, **kwargs), inputs, micro_batch)  # (N, ...)
             h = self._views(v, "the encoder's output", generator, draw)
         else:
             if len(inputs) != 1 or kwargs:
@@ -100,11 +138,31 @@ class DACL(nn.Module):
                     "'hidden' noise takes any input"
                 )
             x = self._views(inputs[0], "x", generator, draw)
-            h = self.encoder(x)
-            _check_rows(h, x.shape[0])
-        z1, z2 = self.projector(h).chunk(2)
-        loss: Tensor = self.loss(z1, z2)
-        return loss
+            return in_micro_batches(self._encode_and_project, (x,), micro_batch)
+        return in_micro_batches(self.projector, (h,), micro_batch)
+
+    def _encode_and_project(self, x: Tensor) -> Tensor:
+        h = self.encoder(x)
+        _check_rows(h, x.shape[0])
+        z: Tensor = self.projector(h)
+        return z
+
+    def _check_micro_batches(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._site is not None:
+            raise ValueError(
+                f"micro_batch must be None for hidden noise at {self._site.noise.at!r}, in the "
+                "middle of the encoder: the rows that are mixed there are those of the whole batch"
+            )
+        if kwargs or len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+            raise TypeError("micro_batch cuts one tensor of rows, and the model got other inputs")
+        for name, module in self.named_modules():
+            # SyncBatchNorm and those that are lazy are among them.
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise ValueError(
+                    f"micro_batch must be None for a model with batch norm in training mode, "
+                    f"{name!r}: its statistics are those of the whole batch; use LayerNorm or "
+                    "GroupNorm"
+                )
 
     def _views(self, x: Any, what: str, generator: torch.Generator | None, draw: Any) -> Tensor:
         """Both views of x, one below the other: ``(2N, ...)``."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mixnoise._torch.mix import arithmetic_dtype
 from mixnoise._torch.operators import mix_views, nt_xent_rows
+from mixnoise.collectives import resolve
 from mixnoise.draw import FUNCTIONS, Draw
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -44,7 +45,7 @@ def check_float_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")
 
 
-def _kernels(operation: str, backend: str, x: Tensor) -> ModuleType | None:
+def kernels_for(operation: str, backend: str, x: Tensor) -> ModuleType | None:
     """The kernels, if they are to be used; raises if they were demanded and cannot be."""
     if backend == "torch" or (backend == "auto" and not x.is_cuda):
         return None
@@ -94,7 +95,13 @@ def nt_xent(
             tensor cores, some 2^-22) in Triton, anything else "tf32" (2^-11); "ieee" demands
             float32 products, the slowest. In Triton, half types are multiplied as they are: unit
             rows are rounded to them. The PyTorch backend computes half types in float32.
-        group: a process group to take negatives from; only None is supported yet.
+        group: a process group, or "world" for all processes, to take negatives from all of its
+            ranks, whose numbers of rows may differ. The loss is that of this rank's rows; its
+            gradient is that of the sum of all ranks' losses. "mean" is the sum over this rank's
+            rows times the number of ranks over the number of all rows, so that the mean over
+            ranks, which ``DistributedDataParallel`` takes of gradients, is that of one process with
+            all rows. All ranks must call it, and its backward, with the same settings. None, or a
+            group of one: the rows given are all.
         backend: "auto" (Triton for CUDA tensors where it can: not for float64, nor D > 1024, nor
             below compute capability 8.0), "torch" or "triton".
 
@@ -104,7 +111,7 @@ def nt_xent(
 
     Raises:
         ValueError, TypeError: an argument breaks its rule.
-        RuntimeError: the backend asked for cannot run here.
+        RuntimeError: the backend asked for cannot run here, or another rank failed.
 
     Example:
         >>> import torch
@@ -116,6 +123,35 @@ def nt_xent(
     Source: Chen et al., SimCLR, arXiv 2002.05709; lines 16 to 21 of Algorithm 1 in
     arXiv 2011.04419.
     """
+    group = resolve(group)
+    if group is not None:
+        # Not at the top: it needs this module's checks.
+        from mixnoise.group_loss import nt_xent_over_group
+
+        over_group: Tensor = nt_xent_over_group(
+            z1, z2, temperature, reduction, precision, backend, group
+        )
+        return over_group
+    tensor, number = check_nt_xent(z1, z2, temperature, reduction, precision, backend)
+    rows: Tensor
+    if kernels := kernels_for("nt_xent", backend, z1):
+        rows, *_ = kernels.nt_xent_rows(z1, z2, tensor, number, precision)
+    else:
+        check_torch_precision(precision, z1.device)
+        keep = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
+        rows, *_ = nt_xent_rows(z1, z2, tensor, number, keep)
+    return rows.mean() if reduction == "mean" else rows.sum() if reduction == "sum" else rows
+
+
+def check_nt_xent(
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float | Tensor,
+    reduction: str,
+    precision: str,
+    backend: str,
+) -> tuple[Tensor | None, float]:
+    """The temperature as a tensor and NaN, or as None and a number."""
     check_float_tensor("z1", z1)
     check_float_tensor("z2", z2)
     if z1.ndim != 2:
@@ -133,11 +169,6 @@ def nt_xent(
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("precision", precision, PRECISIONS)
     check_choice("backend", backend, BACKENDS)
-    if group is not None:
-        # Negatives over ranks need their own backward; silently taking local ones would be wrong.
-        raise NotImplementedError(
-            "group must be None: negatives over several ranks do not exist yet"
-        )
     if isinstance(temperature, Tensor):
         check_float_tensor("temperature", temperature)
         if temperature.ndim != 0 or temperature.device != z1.device:
@@ -145,24 +176,14 @@ def nt_xent(
                 f"temperature must be a 0-d tensor on {z1.device}, got shape "
                 f"{tuple(temperature.shape)} on {temperature.device}"
             )
-        temperature_tensor, temperature_number = temperature, math.nan
-    else:
-        number = check_float("temperature", temperature, "a number > 0 or a 0-d tensor")
-        if not 0 < number < math.inf:
-            raise ValueError(f"temperature must be finite and > 0, got {number}")
-        temperature_tensor, temperature_number = None, number
-
-    rows: Tensor
-    if kernels := _kernels("nt_xent", backend, z1):
-        rows, *_ = kernels.nt_xent_rows(z1, z2, temperature_tensor, temperature_number, precision)
-    else:
-        _check_torch_precision(precision, z1.device)
-        keep = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
-        rows, *_ = nt_xent_rows(z1, z2, temperature_tensor, temperature_number, keep)
-    return rows.mean() if reduction == "mean" else rows.sum() if reduction == "sum" else rows
+        return temperature, math.nan
+    number = check_float("temperature", temperature, "a number > 0 or a 0-d tensor")
+    if not 0 < number < math.inf:
+        raise ValueError(f"temperature must be finite and > 0, got {number}")
+    return None, number
 
 
-def _check_torch_precision(precision: str, device: torch.device) -> None:
+def check_torch_precision(precision: str, device: torch.device) -> None:
     if precision == "auto":
         return
     if precision == "ieee" and (
@@ -232,7 +253,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
                     f"draw.low must broadcast to one row {tuple(features)}, got {tuple(low.shape)}"
                 ) from None
         low = low.detach().to(x.device, arithmetic_dtype(x.dtype))
-    kernels = _kernels("mix", backend, x)
+    kernels = kernels_for("mix", backend, x)
     operator = kernels.mix_views if kernels else mix_views
     views: Tensor = operator(
         x.reshape(n_rows, features.numel()),

@@ -152,10 +152,11 @@ def _distributions_with_noises() -> Iterator[tuple[str, Distribution]]:
             entries = os.listdir(folder or os.curdir)
         except OSError:  # an archive, or nothing
             for distribution in metadata.distributions(path=[folder]):
-                name = canonical(distribution.name)
-                if name not in seen and GROUP in (distribution.read_text("entry_points.txt") or ""):
-                    yield name, distribution
-                seen.add(name)
+                if GROUP in (distribution.read_text("entry_points.txt") or ""):
+                    name = canonical(distribution.name)
+                    if name not in seen:
+                        seen.add(name)
+                        yield name, distribution
             continue
         for entry in entries:
             stem, _, kind = entry.rpartition(".")
@@ -169,9 +170,10 @@ def _distributions_with_noises() -> Iterator[tuple[str, Distribution]]:
 
 def _mentions_noises(path: str) -> bool:
     try:
-        with open(os.path.join(path, "entry_points.txt"), "rb", buffering=0) as file:
-            found = GROUP.encode() in file.read()
+        file = os.open(os.path.join(path, "entry_points.txt"), os.O_RDONLY)
     except OSError:
         return False
+    with open(file, "rb", buffering=0) as opened:
+        found = GROUP.encode() in opened.read()
     # An interrupted uninstall may leave the one without the other.
     return found and any(os.path.exists(os.path.join(path, f)) for f in ("METADATA", "PKG-INFO"))

@@ -218,7 +218,7 @@ BAD_INPUT = {
         ValueError,
         "backend must be one of auto, torch, triton, got 'jax'",
     ),
-    "group": ({"group": object()}, NotImplementedError, "group must be None"),
+    "group": ({"group": object()}, TypeError, "group must be None, 'world' or a process group"),
 }
 
 
@@ -494,7 +494,7 @@ def test_module_equals_the_function(reduction: str) -> None:
         ({"reduction": "max"}, ValueError, "reduction"),
         ({"precision": "fp8"}, ValueError, "precision"),
         ({"backend": "jax"}, ValueError, "backend"),
-        ({"group": object()}, NotImplementedError, "group"),
+        ({"group": object()}, TypeError, "group"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

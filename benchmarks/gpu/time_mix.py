@@ -163,7 +163,7 @@ def dacl_step(bench: Bench) -> dict[str, Any]:
 
     def time(loss: Callable[[], Tensor], kernels: ModuleType | None) -> dict[str, float]:
         # "auto" is what a model asks for; here it may not choose.
-        with mock.patch("mixnoise.ops._kernels", return_value=kernels):
+        with mock.patch("mixnoise.ops.kernels_for", return_value=kernels):
             return measure(partial(step, loss), bench.device)
 
     times = {

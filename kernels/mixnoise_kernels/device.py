@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 import triton
+from torch import Tensor
 
 from mixnoise_kernels.blocks import Chip
 
@@ -23,3 +24,8 @@ def chip(device: torch.device) -> Chip:
     p = torch.cuda.get_device_properties(device)
     shared_memory: int = p.shared_memory_per_block_optin  # type: ignore[attr-defined] # no stub
     return Chip(p.major, shared_memory, p.multi_processor_count)
+
+
+def current(x: Tensor) -> torch.cuda.device:
+    """Makes the device of x the current one, on which kernels are launched; -1 leaves it."""
+    return torch.cuda.device(x.device if x.is_cuda else -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixnoise_kernels import blocks, mix, nt_xent
-from mixnoise_kernels.device import INTERPRETED, chip
+from mixnoise_kernels.device import INTERPRETED, chip, current
 from mixnoise_kernels.nt_xent import Temperature
 
 
@@ -36,16 +36,11 @@ def _major(device: torch.device) -> int:
     return chip(device).major
 
 
-def _device_of(x: Tensor) -> torch.cuda.device:
-    """Kernels are launched on the current device; -1 leaves it as it is."""
-    return torch.cuda.device(x.device if x.is_cuda else -1)
-
-
 @torch.library.custom_op("mixnoise::triton_nt_xent", mutates_args=())
 def nt_xent_rows(
     z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with _device_of(z1):
+    with current(z1):
         return nt_xent.forward(z1, z2, Temperature(temperature, number), precision)
 
 
@@ -72,7 +67,7 @@ def nt_xent_backward(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     t = Temperature(temperature, number)
-    with _device_of(z1):
+    with current(z1):
         return nt_xent.backward(grad, z1, z2, unit, inverse_norm, stats, t, precision)
 
 
@@ -118,7 +113,7 @@ def mix_views(
     low: Tensor | None,
     function: str,
 ) -> Tensor:
-    with _device_of(x):
+    with current(x):
         return mix.mix(x, seed, partner, coef, kind, low, function)
 
 
@@ -138,7 +133,7 @@ def mix_backward(
     low: Tensor | None,
     function: str,
 ) -> Tensor:
-    with _device_of(x):
+    with current(x):
         return mix.mix_backward(grad, x, seed, partner, coef, kind, low, function)
 
 

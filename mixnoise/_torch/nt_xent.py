@@ -25,9 +25,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_LOG2_E = math.log2(math.e)
+LOG2_E = math.log2(math.e)
 # 512 x 512 in float32 is 1 MiB: large enough for the matrix product, small enough for the caches.
-_TILE = 512
+TILE = 512
 _ROWS_PER_BLOCK = 2048
 # Exponentials kept from the forward for the backward, in elements. It holds all of them up to
 # M = 2,400 or so, where it saves a quarter of the time, and is a constant beyond.
@@ -36,7 +36,7 @@ _KEPT_EXPONENTIALS = 3 * 2**20
 # maximum has to be subtracted (Milakov and Gimelshein, arXiv 1805.02867, is the other form).
 _SMALLEST_PLAIN_TEMPERATURE = {torch.float32: 0.0229, torch.float64: 0.003}
 # Below any s; finite, so that two of them can be subtracted.
-_NO_MAXIMUM = -1e30
+NO_MAXIMUM = -1e30
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -49,7 +49,7 @@ def stats_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _is_running(dtype: torch.dtype, temperature: Tensor | None, fixed_temperature: float) -> bool:
+def is_running(dtype: torch.dtype, temperature: Tensor | None, fixed_temperature: float) -> bool:
     """Whether the row maximum has to be subtracted."""
     return temperature is not None or fixed_temperature < _SMALLEST_PLAIN_TEMPERATURE[dtype]
 
@@ -58,10 +58,10 @@ def kept_elements(
     dtype: torch.dtype, n: int, temperature: Tensor | None, fixed_temperature: float, keep: bool
 ) -> int:
     """How many exponentials the forward keeps for the backward; dtype is the compute dtype."""
-    if not keep or _is_running(dtype, temperature, fixed_temperature):
+    if not keep or is_running(dtype, temperature, fixed_temperature):
         return 0
-    whole, rest = n // _TILE, n % _TILE
-    all_tiles = 2 * n * n + whole * _TILE**2 + rest**2
+    whole, rest = n // TILE, n % TILE
+    all_tiles = 2 * n * n + whole * TILE**2 + rest**2
     return torch.sym_min(_KEPT_EXPONENTIALS, all_tiles)  # type: ignore[no-any-return]
 
 
@@ -75,7 +75,7 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice, bool]]:
 
     Both views are cut alike, so the positives, too, lie on diagonals of tiles.
     """
-    half = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
+    half = [slice(start, min(start + TILE, n)) for start in range(0, n, TILE)]
     blocks = half + [slice(b.start + n, b.stop + n) for b in half]
     for i, rows in enumerate(blocks):
         for j in range(i, len(blocks)):
@@ -116,7 +116,7 @@ def normalize(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
 def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> Tensor:
     """log2 n_i; fills ``kept`` with the exponentials of the first tiles."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
-    buffer = z.new_empty(_TILE * _TILE)
+    buffer = z.new_empty(TILE * TILE)
     used = 0
     for rows, columns, leave_out_diagonal in _tiles(n):
         size = (rows.stop - rows.start) * (columns.stop - columns.start)
@@ -135,8 +135,8 @@ def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> 
 def _log2_negatives_running(z: Tensor, z_scaled: Tensor, n: int) -> Tensor:
     """log2 n_i with a running maximum, for temperatures too small (or unknown) to do without."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
-    maximum = z.new_full((2 * n,), _NO_MAXIMUM)
-    buffer = z.new_empty(_TILE * _TILE)
+    maximum = z.new_full((2 * n,), NO_MAXIMUM)
+    buffer = z.new_empty(TILE * TILE)
 
     def add(block: slice, s: Tensor) -> None:
         former = maximum[block]
@@ -155,6 +155,29 @@ def _log2_negatives_running(z: Tensor, z_scaled: Tensor, n: int) -> Tensor:
     return total.log2_() + maximum
 
 
+def number_or_tensor(
+    temperature: Tensor | None, number: float, dtype: torch.dtype
+) -> float | Tensor:
+    """The temperature; a tensor that is not > 0 is NaN."""
+    if temperature is None:
+        return number
+    t = temperature.to(dtype)
+    return t.masked_fill(~(t > 0), math.nan)
+
+
+def losses(
+    z1: Tensor, z2: Tensor, log2_n: Tensor, t: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """loss_i, log2 l_i and n_i/l_i, each ``(2N,)``, of two views of unit rows."""
+    positive = log2_n.new_empty(z1.shape[0])
+    for rows in _row_blocks(z1.shape[0]):
+        positive[rows] = (z1[rows].to(log2_n.dtype) * z2[rows].to(log2_n.dtype)).sum(1)
+    positive = (positive * (LOG2_E / t)).repeat(2)
+    x = (log2_n - positive) / LOG2_E
+    loss = torch.logaddexp(x, torch.zeros_like(x))
+    return loss, torch.logaddexp2(log2_n, positive), x.sigmoid()
+
+
 def forward(
     z1: Tensor, z2: Tensor, temperature: Tensor | None, fixed_temperature: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -166,26 +189,16 @@ def forward(
     """
     n = z1.shape[0]
     z, norm = normalize(z1, z2)
-    wide = norm.dtype
-    t: Tensor | float = fixed_temperature
-    if temperature is not None:
-        t = temperature.to(wide)
-        t = t.masked_fill(~(t > 0), math.nan)
+    t = number_or_tensor(temperature, fixed_temperature, norm.dtype)
     kept = z.new_empty(kept_elements(z.dtype, n, temperature, fixed_temperature, keep))
-    z_scaled = z * (_LOG2_E / t)
+    z_scaled = z * (LOG2_E / t)
     log2_n = (
         _log2_negatives_running(z, z_scaled, n)
-        if _is_running(z.dtype, temperature, fixed_temperature)
+        if is_running(z.dtype, temperature, fixed_temperature)
         else _log2_negatives_plain(z, z_scaled, n, kept)
     )
-    positive = log2_n.new_empty(n)
-    for rows in _row_blocks(n):
-        positive[rows] = (z[:n][rows].to(wide) * z[n:][rows].to(wide)).sum(1)
-    positive = (positive * (_LOG2_E / t)).repeat(2)
-    x = (log2_n - positive) / _LOG2_E
-    loss = torch.logaddexp(x, torch.zeros_like(x))
-    stats = torch.stack((norm, torch.logaddexp2(log2_n, positive), x.sigmoid()))
-    return loss.to(z.dtype), z, stats, kept
+    loss, log2_l, negative_share = losses(z[:n], z[n:], log2_n, t)
+    return loss.to(z.dtype), z, torch.stack((norm, log2_l, negative_share)), kept
 
 
 def _backward_negatives(
@@ -194,7 +207,7 @@ def _backward_negatives(
     """sum over k of exp(s_ik) (g_i/l_i + g_k/l_k) z_k, ``(2N, D)``."""
     n = z.shape[0] // 2
     dz = torch.zeros_like(z)
-    buffer, weights = z.new_empty(2, _TILE * _TILE)
+    buffer, weights = z.new_empty(2, TILE * TILE)
     # In the plain form e and u = g/l stay normal numbers. In the running form e_ik/l_i <= 1, and u
     # takes what is lost where log2 l, which is large at small temperatures, is rounded.
     rounded = log2_l.to(z.dtype)
@@ -235,26 +248,49 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of z1, z2 ``(N, D)`` in ``dtype``, and of the temperature (0-d, float64)."""
     norm, log2_l, negative_share = stats
-    wide = stats.dtype
-    n = z.shape[0] // 2
-    t = fixed_temperature if temperature is None else temperature.to(wide)
-    running = _is_running(z.dtype, temperature, fixed_temperature)
-    # A mean over many rows makes g small; scaled to 1 it cannot push u below the normal numbers.
-    g = grad.to(wide)
-    g_max = g.abs().amax()
-    g_max = g_max.masked_fill(g_max == 0, 1.0)
-    g = g / g_max
-    dz = _backward_negatives(z, z * (_LOG2_E / t), g, log2_l, kept, running)
-    pull = g * negative_share
+    t = number_or_tensor(temperature, fixed_temperature, stats.dtype)
+    running = is_running(z.dtype, temperature, fixed_temperature)
+    largest = grad.abs().amax()
+    g = scaled_gradient(grad, largest, stats.dtype)
+    dz = _backward_negatives(z, z * (LOG2_E / t), g, log2_l, kept, running)
+    return finish_gradient(dz, z, norm, g * negative_share, largest, t, dtype)
+
+
+def scaled_gradient(grad: Tensor, largest: Tensor, dtype: torch.dtype) -> Tensor:
+    """g of 1 at most: a mean over many rows cannot push u below the normal numbers then."""
+    return grad.to(dtype) / _nonzero(largest.to(dtype))
+
+
+def _nonzero(largest: Tensor) -> Tensor:
+    return largest.masked_fill(largest == 0, 1.0)
+
+
+def finish_gradient(
+    dz: Tensor,
+    z: Tensor,
+    norm: Tensor,
+    pull: Tensor,
+    largest: Tensor,
+    t: float | Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of z1, z2 ``(N, D)`` in ``dtype``, and of the temperature.
+
+    Args:
+        dz: what the negatives give, ``(2N, D)``, for g scaled by ``largest``.
+        z, norm: unit rows and their former norms.
+        pull: g n/l of each row.
+    """
+    wide, n = norm.dtype, z.shape[0] // 2
     pull = (pull[:n] + pull[n:]).repeat(2)
     dz1, dz2 = (z.new_empty(n, z.shape[1], dtype=dtype) for _ in range(2))
-    z_dot_dz = stats.new_zeros(())
+    z_dot_dz = norm.new_zeros(())
     for target, own, positive, offset in ((dz1, z[:n], z[n:], 0), (dz2, z[n:], z[:n], n)):
         for rows in _row_blocks(n):
             full = slice(rows.start + offset, rows.stop + offset)
             unit = own[rows].to(wide)
             d = dz[full].to(wide) - pull[full, None] * positive[rows]
-            d *= g_max / t
+            d *= _nonzero(largest.to(wide)) / t
             along = (unit * d).sum(1, keepdim=True)
             z_dot_dz += along.sum()
             target[rows] = (d - unit * along) / norm[full, None]
