@@ -13,8 +13,9 @@ DATA ?= digits
 demo: $(VENV)/.demo
 	$(BIN)/python -m mixnoise.demo --data $(DATA)
 
+# Several test files at a time, a thread for each: more threads than cores would only wait.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -25,6 +26,7 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.speed -k "not trainer"
 	$(BIN)/python -m benchmarks.speed -k trainer --output benchmarks/results/trainer-cpu.json
+	$(BIN)/python -m benchmarks.distributed
 
 # The same on an NVIDIA GPU, and whether the kernels are right there; eight minutes at most.
 bench-gpu: $(VENV)/.test

@@ -1,4 +1,4 @@
-"""README's tables, out of benchmarks/results: ``python -m benchmarks.tables [--check]``.
+"""The documents' tables, out of benchmarks/results: ``python -m benchmarks.tables [--check]``.
 
 A table NAME stands between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``.
 """
@@ -25,8 +25,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def source(result: dict[str, Any]) -> str:
     machine = result["machine"]
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
-        f"`{result['command']}`, {machine['processor']}, {machine['threads']} threads, torch "
+        f"`{result['command']}`, {machine['processor']}, {threads}, torch "
         f"{machine['torch']}, Python {machine['python']}, commit {machine['commit']}, "
         f"{machine['date']}."
     )
@@ -118,19 +119,142 @@ def speed_trainer(result: dict[str, Any]) -> str:
     )
 
 
-#: Name in README: results file, and what makes the table of it.
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _setting(result: dict[str, Any]) -> str:
+    rows = 2 * result["samples"]
+    return (
+        f"{result['ranks']} {result['backend']} processes of one thread, {rows:,} rows of "
+        f"{result['d']} columns in {result['dtype']} each"
+    )
+
+
+def distributed(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            name if name == "ours" else f"{name}, dense matrix",
+            _milliseconds(side["median"]),
+            _mib(side["peak_bytes"]),
+        ]
+        for name, side in result["sides"].items()
+    ]
+    return (
+        f"{table(['negatives of all processes', 'time', 'peak memory'], rows)}\n\n"
+        f"Forward and backward on a CPU: {_setting(result)}. Time is that of the slowest process, "
+        f"median of {result['rounds']} rounds of both sides in turns{_kept_memory(result)}; in a "
+        f"round ours is {result['ratio']:.1f} times faster (median). Memory is that of a process, "
+        f"above its start. Losses and gradients are equal. {source(result)}"
+    )
+
+
+def distributed_sentence(result: dict[str, Any]) -> str:
+    other, ours = result["sides"]["gather with gradient"], result["sides"]["ours"]
+    return (
+        f"On a CPU, {_setting(result)}: {result['ratio']:.1f} times faster than a gather with "
+        f"gradient and a dense matrix, and {_mib(ours['peak_bytes'])} of memory a process instead "
+        f"of {_mib(other['peak_bytes'])}, with equal losses and gradients. {source(result)}"
+    )
+
+
+_FORMS = ("ours", "gather with gradient", "ring")
+
+
+def _published(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in result["rows"] if row["ranks"] in (1, 8, 32, 128, 1024)]
+
+
+def scaling(result: dict[str, Any]) -> str:
+    def mib(row: dict[str, Any], what: str) -> list[str]:
+        return [f"{row[form][what] / 2**20:,.1f}" for form in _FORMS]
+
+    rows = [
+        [
+            f"{row['ranks']:,}",
+            f"{row['all_rows']:,}",
+            *mib(row, "received"),
+            f"{row['ours']['flop'] / 1e9:,.0f}",
+            *mib(row, "kept"),
+        ]
+        for row in _published(result)
+    ]
+    head = ["ranks", "rows of all", "received: ours", "gather with gradient", "ring"]
+    head += ["GFLOP", "kept: ours", "gather with gradient", "ring"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"Of a rank and step, in MiB: {result['samples']:,} samples a rank, so "
+        f"{2 * result['samples']:,} rows of {result['d']} columns, in {result['dtype']}. "
+        f"`{result['command']}`."
+    )
+
+
+def scaling_times(result: dict[str, Any]) -> str:
+    def ms(seconds: float) -> str:
+        return f"{1000 * seconds:,.2f}"
+
+    rows = [
+        [
+            f"{row['ranks']:,}",
+            ms(row["ours"]["computing"]),
+            *(ms(row[form]["receiving"]) for form in _FORMS),
+            *(ms(row[form]["seconds"]) for form in _FORMS),
+        ]
+        for row in _published(result)
+    ]
+    head = ["ranks", "products", "receiving: ours", "gather with gradient", "ring"]
+    head += ["step: ours", "gather with gradient", "ring"]
+    rates, at = result["rates"], result["balance"]
+    return (
+        f"{table(head, rows)}\n\n"
+        "In ms, of the same step. **The rates are assumptions**: "
+        f"{rates['flop'] / 1e12:,.0f} TFLOP/s of products, {rates['inside'] / 1e9:,.0f} GB/s "
+        f"received by a GPU inside a machine of {rates['gpus']}, and from other machines "
+        f"{rates['between'] / 1e9:,.0f} GB/s by each of its {rates['gpus']} network cards. With "
+        "them the gather takes as long as the products at "
+        f"{at['inside']:,.0f} samples a rank inside a machine, at {at['between']:,.0f} between "
+        f"machines, and at {at['one card']:,.0f} where a machine has one network card; with fewer "
+        f"samples it takes longer, with more it matters less. `{result['command']}`."
+    )
+
+
+def scaling_limit(result: dict[str, Any]) -> str:
+    ranks = result["ranks_that_fit"]
+    forward, backward = (f"{1e6 * seconds:.1f}" for seconds in result["block_seconds"])
+    return (
+        f"With {result['samples']:,} samples a rank, {result['d']} columns and {result['dtype']}, "
+        f"the loss keeps {result['limit'] / 1e9:,.0f} GB at {ranks:,} ranks, which is "
+        f"{2 * result['samples'] * ranks / 1e6:,.1f} million rows; and the products with a block "
+        f"of a ring last {forward} µs forward and {backward} µs backward, at the rate above. "
+        f"`{result['command']}`."
+    )
+
+
+Tables = dict[str, tuple[str, Callable[[dict[str, Any]], str]]]
+
+#: Name in the document: results file, and what makes the table of it.
+TABLES: Tables = {
     "demo-digits": ("demo-digits.json", demo),
     "demo-fashion-mnist": ("demo-fashion-mnist.json", demo),
     "speed-loss": ("speed-cpu.json", speed_loss),
     "speed-trainer": ("trainer-cpu.json", speed_trainer),
     "speed-mixing": ("speed-cpu.json", speed_mixing),
+    "distributed": ("distributed-cpu.json", distributed_sentence),
+}
+SCALING_TABLES: Tables = {
+    "scaling": ("scaling.json", scaling),
+    "scaling-times": ("scaling.json", scaling_times),
+    "scaling-limit": ("scaling.json", scaling_limit),
+}
+DOCUMENTS = {
+    "README.md": TABLES,
+    "docs/scaling.md": SCALING_TABLES | {"distributed": ("distributed-cpu.json", distributed)},
 }
 
 
-def fill(text: str, results: Path = RESULTS) -> str:
+def fill(text: str, results: Path = RESULTS, tables: Tables = TABLES) -> str:
     """The text with every table made anew; one without a results file is left as it is."""
-    for name, (file, make) in TABLES.items():
+    for name, (file, make) in tables.items():
         if not (results / file).exists():
             continue
         marked = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.S)
@@ -144,13 +268,14 @@ def fill(text: str, results: Path = RESULTS) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if out of date")
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = fill(before)
-    if parser.parse_args().check:
-        return int(before != after)
-    readme.write_text(after)
-    return 0
+    check, out_of_date = parser.parse_args().check, False
+    for name, tables in DOCUMENTS.items():
+        before = (ROOT / name).read_text()
+        after = fill(before, tables=tables)
+        out_of_date |= before != after
+        if not check:
+            (ROOT / name).write_text(after)
+    return int(check and out_of_date)
 
 
 if __name__ == "__main__":

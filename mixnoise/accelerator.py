@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+
+from mixnoise.batches import Loader
+from mixnoise.progress import warn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,8 +22,9 @@ if TYPE_CHECKING:
 def accelerator_for(
     precision: str | None, trackers: Sequence[str], events: Path | None
 ) -> Iterator[Accelerator]:
-    """An Accelerator that leaves no process group and no global state that was not there before.
+    """An Accelerator that leaves no global state that was not there before.
 
+    But for the process group of several processes, which is destroyed when the program ends.
     Trackers are used only if there is a folder for their events.
     """
     try:
@@ -49,12 +54,39 @@ def accelerator_for(
     finally:
         if accelerator is not None:
             for tracker in accelerator.trackers:
-                tracker.finish()
+                try:
+                    tracker.finish()
+                except Exception as error:
+                    warn(f"tracker {tracker.name!r} could not be closed: {error}")
         if dist.is_initialized() and not had_group:
-            # Or gloo aborts when the program ends; it also may while DDP still holds the group.
             if accelerator is not None:
-                accelerator.free_memory()
-            dist.destroy_process_group()
+                accelerator.free_memory()  # gloo may abort while DDP still holds the group
+            # Not now: under torchrun a second run in this program would wait for a second group
+            # forever. Not never: gloo aborts if it is still there when Python ends.
+            atexit.register(_destroy_process_group)
         if not had_state:
             # Its state is global, and would refuse another precision in the next run.
             AcceleratorState._reset_state(reset_partial_state=not had_partial)
+
+
+def _destroy_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def shared_loader(accelerator: Accelerator, loader: Any) -> Loader:
+    """Somebody's loader, of which every process gets its share."""
+    from accelerate.data_loader import DataLoaderDispatcher
+
+    prepared = accelerator.prepare(loader)
+    return Loader(prepared, shared=isinstance(prepared, DataLoaderDispatcher))
+
+
+def track(accelerator: Accelerator, values: dict[str, float], step: int) -> None:
+    """Tell every tracker; one that fails is told nothing more, and training goes on."""
+    for tracker in list(accelerator.trackers):
+        try:
+            tracker.log(values, step=step)
+        except Exception as error:  # whatever somebody's server or a full disk makes of it
+            accelerator.trackers.remove(tracker)
+            warn(f"tracker {tracker.name!r} failed at step {step} and is left out now: {error}")

@@ -1,10 +1,12 @@
 """What the trainer iterates over: rows in memory, a dataset, or somebody's loader.
 
-Order and randomness of an epoch depend on its seed alone, never on the number of workers.
+Order and randomness of an epoch depend on its seed alone, never on the number of workers, nor on
+whether it is gone through from its start.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -18,14 +20,22 @@ from mixnoise.seeding import derive_seed, preserved_random_state, seed_globally
 # Positional and keyword arguments of the model.
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
+_END = object()
+
 
 class Batches(Protocol):
     """A number of batches in each epoch."""
 
     def __len__(self) -> int: ...
 
-    def epoch(self, seed: int) -> Iterator[Any]:
-        """The batches of one epoch, in the order that the seed decides."""
+    def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
+        """Those of one epoch, in the order that the seed decides; not the first ``start`` ones.
+
+        The number of the epoch is for loaders that want to be told.
+        """
+
+    def rows(self, seed: int, batch: int) -> Tensor | None:
+        """Which rows of the data a batch of that epoch has, if that can be told."""
 
 
 class _Order:
@@ -42,9 +52,9 @@ class _Order:
                 f"data must have at least two rows for each process, got {n_rows} for {n_ranks}"
             )
 
-    def epoch(self, seed: int) -> Iterator[Tensor]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Tensor]:
         order = torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(seed))
-        for batch in order.split(self.step)[: self.n_batches]:
+        for batch in order.split(self.step)[start : self.n_batches]:
             share = len(batch) // self.n_ranks
             yield batch[self.rank * share : (self.rank + 1) * share]
 
@@ -62,9 +72,12 @@ class Rows:
     def __len__(self) -> int:
         return self.order.n_batches
 
-    def epoch(self, seed: int) -> Iterator[Tensor]:
-        for rows in self.order.epoch(seed):
+    def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Tensor]:
+        for rows in self.order.epoch(seed, start):
             yield self.x[rows.to(self.x.device)].to(self.device, non_blocking=True)
+
+    def rows(self, seed: int, batch: int) -> Tensor:
+        return next(self.order.epoch(seed, batch))
 
 
 class Samples:
@@ -84,22 +97,25 @@ class Samples:
     def __len__(self) -> int:
         return self.sampler.order.n_batches
 
-    def epoch(self, seed: int) -> Iterator[Any]:
-        self.sampler.seed = seed
-        return iter(self.loader)
+    def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
+        self.sampler.seed, self.sampler.start = seed, start
+        yield from self.loader
+
+    def rows(self, seed: int, batch: int) -> Tensor:
+        return next(self.sampler.order.epoch(seed, batch))
 
 
 class _SeededSampler(Sampler[list[tuple[int, int]]]):
     """Batches of pairs (the batch's seed, index)."""
 
     def __init__(self, order: _Order) -> None:
-        self.order, self.seed = order, 0
+        self.order, self.seed, self.start = order, 0, 0
 
     def __len__(self) -> int:
         return self.order.n_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for i, rows in enumerate(self.order.epoch(self.seed)):
+        for i, rows in enumerate(self.order.epoch(self.seed, self.start), self.start):
             seed = derive_seed(self.seed, f"batch/{self.order.rank}", i)
             yield [(seed, index) for index in rows.tolist()]
 
@@ -124,19 +140,55 @@ class _SeededItems(Dataset[Any]):
 
 
 class Loader:
-    """Somebody's loader as it is; the global random state it may shuffle by is the trainer's."""
+    """Somebody's loader as it is, but for what it may draw from.
 
-    def __init__(self, loader: Any) -> None:
+    Before each batch the global random states are set to what the seed and the batch's number say,
+    and before the first one the loader's own generators. So the batches before ``start`` are drawn
+    and thrown away, and the rest is as if they had been trained on; workers that persist from epoch
+    to epoch and draw random numbers are beyond that. Every process draws the same, since they may
+    have to agree on an order before each takes its share.
+    """
+
+    def __init__(self, loader: Any, shared: bool = False) -> None:
         if _length(loader) == 0:
             raise ValueError("data must have at least one batch, got an empty loader")
         self.loader = loader
+        self.shared = shared  # whether one process loads for all of them
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, seed: int) -> Iterator[Any]:
-        seed_globally(seed)
-        return (batch for batch in self.loader if _n_rows(batch) != 1)
+    def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(number)  # those of Accelerate would count epochs anew
+        for generator in _generators(self.loader):
+            generator.manual_seed(seed)
+        # Not again before the first batch: with workers a sampler draws now, without them then.
+        seed_globally(derive_seed(seed, "batch", 0))
+        batches = iter(self.loader)
+        for i in itertools.count(1):
+            batch = next(batches, _END)
+            if batch is _END:
+                return
+            if _n_rows(batch) != 1:
+                if start == 0:
+                    yield batch
+                else:
+                    start -= 1
+            seed_globally(derive_seed(seed, "batch", i))
+
+    def rows(self, seed: int, batch: int) -> None:
+        return None
+
+
+def _generators(loader: Any) -> Iterator[torch.Generator]:
+    """Those of a loader and of its samplers."""
+    for name in ("generator", "sampler", "batch_sampler"):
+        part = getattr(loader, name, None)
+        if isinstance(part, torch.Generator):
+            yield part
+        elif isinstance(part, Sampler):
+            yield from _generators(part)
 
 
 def _n_rows(batch: Any) -> int | None:

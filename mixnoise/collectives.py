@@ -40,16 +40,21 @@ def _device_of_words(group: dist.ProcessGroup) -> torch.device:
     return torch.device(torch.accelerator.current_accelerator() or "cpu")
 
 
+def gather_words(words: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
+    """Each rank's integers, as many from each, on the host."""
+    own = torch.tensor(words, dtype=torch.int64, device=_device_of_words(group))
+    of_ranks: list[list[int]] = _all_gather(own, group).tolist()
+    return of_ranks
+
+
 def exchange(words: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
     """Each rank's integers, at most eight; raises if a rank fails instead."""
     return _exchange(_FINE, words, group)
 
 
 def _exchange(status: int, words: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    own = torch.zeros(1 + _MAX_WORDS, dtype=torch.int64)
-    own[: 1 + len(words)] = torch.tensor([status, *words])
-    own = own.to(_device_of_words(group))
-    of_ranks = _all_gather(own, group)[:, : 1 + len(words)].tolist()
+    padded = [status, *words, *[0] * (_MAX_WORDS - len(words))]
+    of_ranks = [row[: 1 + len(words)] for row in gather_words(padded, group)]
     failed = [rank for rank, (status, *_) in enumerate(of_ranks) if status != _FINE]
     if failed and status == _FINE:
         raise RuntimeError(

@@ -1,12 +1,21 @@
-"""Progress on standard error: a bar on a terminal, a line now and then in a log."""
+"""Progress on standard error: a bar on a terminal, a line now and then in a log; warnings."""
 
 from __future__ import annotations
 
 import sys
 import time
+import warnings
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 30.0
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning that points at the line that called ``pretrain``, however deep we are."""
+    level, frame = 2, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != "pretrain":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 class Progress:

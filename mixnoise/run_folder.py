@@ -6,26 +6,20 @@ import csv
 import io
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-_CHECKPOINTS_KEPT = 2
-_WEIGHTS, _STATE = "model.safetensors", "trainer.pt"
+from mixnoise.checkpoints import Checkpoints, flush
 
 
 class RunFolder:
-    """Writes everything beside its place and renames it.
-
-    Weights are safetensors; the trainer's state is plain containers of tensors and numbers, read
-    with ``weights_only=True``. Nothing is ever unpickled.
-    """
+    """Writes everything beside its place and renames it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
 
     def config(self) -> dict[str, Any] | None:
         """What an earlier run left, if any did."""
@@ -40,7 +34,7 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write("config.json", json.dumps(jsonable(config), indent=2) + "\n")
+        self._write("config.json", json.dumps(jsonable(config), indent=2) + "\n", flushed=True)
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """One row an epoch; empty where a value was not taken in that epoch."""
@@ -54,43 +48,16 @@ class RunFolder:
         )
         self._write("metrics.csv", text.getvalue())
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str, flushed: bool = False) -> None:
         beside = self.path / f"{name}.part"
-        beside.write_text(text, encoding="utf-8", newline="")
-        beside.replace(self.path / name)
-
-    def checkpoints(self) -> list[Path]:
-        """Finished ones, the oldest first."""
-        found = (self.path / "checkpoints").glob("step-*")
-        return sorted(p for p in found if p.suffix != ".part")
-
-    def save(self, step: int, model: nn.Module, state: dict[str, Any]) -> None:
-        """A checkpoint; the last two are kept."""
-        from safetensors.torch import save_model
-
-        final = self.path / "checkpoints" / f"step-{step:09d}"
-        beside = final.with_suffix(".part")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        save_model(model, str(beside / _WEIGHTS))
-        torch.save(state, beside / _STATE)
-        for file in beside.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        beside.rename(final)
-        for old in self.checkpoints()[:-_CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
-
-    def load(self, checkpoint: Path, model: nn.Module) -> dict[str, Any]:
-        """Weights into the model; returns the trainer's state."""
-        from safetensors.torch import load_model
-
-        load_model(model, str(checkpoint / _WEIGHTS))
-        state: dict[str, Any] = torch.load(
-            checkpoint / _STATE, map_location="cpu", weights_only=True
-        )
-        return state
+        try:
+            beside.write_text(text, encoding="utf-8", newline="")
+            if flushed:
+                flush(beside)
+            beside.replace(self.path / name)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def jsonable(config: dict[str, Any]) -> dict[str, Any]:

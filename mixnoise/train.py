@@ -5,41 +5,39 @@ from __future__ import annotations
 import math
 import os
 import platform
-import time
-import warnings
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mixnoise import metrics
-from mixnoise.accelerator import accelerator_for
-from mixnoise.batches import Batches, Inputs, Loader, make_batches, model_inputs
-from mixnoise.evaluate import knn_probe
+from mixnoise.accelerator import accelerator_for, shared_loader
+from mixnoise.agreement import Agreement, lost_contact_explained
+from mixnoise.batches import Loader, make_batches
+from mixnoise.collectives import resolve
 from mixnoise.features import LabelledData, labelled_sets
+from mixnoise.loop import Loop, LossNotFinite
 from mixnoise.model import DACL
+from mixnoise.monitor import Monitor
 from mixnoise.noises.hidden import Hidden
 from mixnoise.ops import check_choice, check_integer
-from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer, warmup_cosine
-from mixnoise.plots import plot_history
-from mixnoise.progress import Progress
+from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
+from mixnoise.progress import warn
 from mixnoise.run_folder import RunFolder, jsonable
-from mixnoise.seeding import derive_seed, preserved_random_state
+from mixnoise.seeding import preserved_random_state
+from mixnoise.termination import deferred_sigterm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+__all__ = ["LossNotFinite", "Run", "pretrain"]
+
 PRECISIONS = ("no", "fp16", "bf16")
 # Evaluations and checkpoints in a run, where the user names no interval.
 _TIMES_A_RUN = 20
-_ROWS_EVALUATED = 512
-# RankMe of a line is 1. Only where there was room for more.
-_COLLAPSED_RANK, _LEAST_RANK_POSSIBLE = 1.5, 4
-# Before that the running statistics of batch norm are those of nothing in particular.
-_STEPS_TO_SETTLE = 50
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ def pretrain(
     *,
     epochs: int = 100,
     batch_size: int = 1024,
+    micro_batch: int | None = None,
     optimizer: str = "adamw",
     lr: float | None = None,
     weight_decay: float = 1e-4,
@@ -80,6 +79,7 @@ def pretrain(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: int | None = None,
+    checkpoint_steps: int | None = None,
     evaluate_every: int | None = None,
     probe: tuple[LabelledData, LabelledData] | None = None,
     trackers: Sequence[str] = ("tensorboard",),
@@ -90,9 +90,15 @@ def pretrain(
     The learning rate rises linearly over the first twentieth of the steps and then falls to zero
     by a cosine. Order, noise and dropout depend on ``seed`` alone: the same seed gives the same
     weights, bit for bit, on the same machine with the same number of threads, whatever
-    ``num_workers`` is and however often the run was resumed. The global random states are left as
-    they were. Under ``torchrun`` or ``accelerate launch`` every process takes its share of each
-    batch, and contrasts its rows among themselves.
+    ``num_workers`` is and however often the run was killed and resumed. So that this holds for
+    data and models that draw from the global generators of torch, numpy and random, these are
+    seeded before each batch and each step, and a loader's own ones before each epoch; on return the
+    global ones are as they were. Under ``torchrun`` or ``accelerate launch`` every process takes
+    its share of each batch, and contrasts its rows among themselves, or with all if the model has
+    ``gather=True``.
+
+    SIGTERM, in a run with a ``run_dir`` in the main thread, is obeyed after the step that is
+    running and a checkpoint. If one of several processes fails, all of them raise.
 
     Args:
         model: moved to Accelerate's device (a GPU if there is one) and left in training mode.
@@ -103,6 +109,8 @@ def pretrain(
             mapping. A last batch of a single row is dropped.
         epochs: passes over the data, >= 1.
         batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.
+        micro_batch: rows of both views that the network takes at a time, >= 1, for batches that do
+            not fit into memory; the step is that of the whole batch, see ``DACL.forward``.
         optimizer: "adamw", or "lars" for batches of thousands.
         lr: peak learning rate, > 0; default 1e-3 for AdamW, 0.3 for every 256 rows for LARS.
         weight_decay: >= 0, of matrices only, not of vectors such as biases.
@@ -112,9 +120,13 @@ def pretrain(
         num_workers: processes that load a dataset, >= 0.
         run_dir: folder for config.json, metrics.csv, checkpoints, TensorBoard events and, where
             matplotlib is installed, plots; made if it is missing.
-        resume: go on from the newest checkpoint in ``run_dir``, or start if there is none.
+        resume: go on from the newest checkpoint in ``run_dir``, or start if there is none. One
+            that is damaged is warned of, and the one before is taken.
         checkpoint_every: epochs between checkpoints, >= 1; default: 20 a run. The last two are
             kept.
+        checkpoint_steps: steps between further checkpoints, >= 1, also within an epoch: no more
+            than these are lost when a run is killed. None makes none. A loader of the caller's own
+            draws the batches of a half epoch again and throws them away.
         evaluate_every: epochs between evaluations (RankMe of up to 512 rows, and the probe), >= 1;
             default: 20 a run. A representation that has collapsed is warned of.
         probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
@@ -126,9 +138,18 @@ def pretrain(
         A :class:`Run` with the history of every epoch.
 
     Raises:
-        ValueError, TypeError: an argument breaks its rule, or ``run_dir`` holds another run.
-        FloatingPointError: the loss became NaN or inf; the message names the step.
+        ValueError, TypeError: an argument breaks its rule; ``run_dir`` holds another run, or
+            checkpoints of which none is whole or that are of another model (the message names the
+            first tensor that differs, and ``model`` is as it was); or the processes' batches differ
+            in shape, dtype or number.
+        LossNotFinite: a FloatingPointError: the loss became NaN or inf. It has ``step``, and
+            ``indices`` of the rows in the batch; nothing was saved after that step.
+        RuntimeError: another process of the run failed or is gone; the message says which and why,
+            as far as that can be known.
+        OSError: the last checkpoint could not be written. The weights are in ``model``. That of
+            earlier ones, metrics or events is only warned of.
         ImportError: an optional package is not installed; the message names it.
+        Exception: whatever ``data`` raises, with a note that names epoch and batch.
 
     Example:
         >>> import torch
@@ -147,6 +168,9 @@ def pretrain(
     check_integer("batch_size", batch_size, 2)
     check_integer("num_workers", num_workers, 0)
     check_integer("checkpoint_every", checkpoint_every, 1)
+    for name, number in (("micro_batch", micro_batch), ("checkpoint_steps", checkpoint_steps)):
+        if number is not None:
+            check_integer(name, number, 1)
     check_integer("evaluate_every", evaluate_every, 1)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir to resume from, got None")
@@ -154,25 +178,34 @@ def pretrain(
         labelled_sets(*probe)  # rather now than at the first evaluation
     folder = None if run_dir is None else RunFolder(run_dir)
     events = None if folder is None else folder.path / "events"
-    with accelerator_for(precision, trackers, events) as accelerator, preserved_random_state():
+    with (
+        deferred_sigterm(folder is not None) as termination,
+        lost_contact_explained(),
+        accelerator_for(precision, trackers, events) as accelerator,
+        preserved_random_state(),
+    ):
+        rank, n_ranks = accelerator.process_index, accelerator.num_processes
+        group = resolve("world")
+        agreement = None if group is None else Agreement(group)
         batches = make_batches(
             data,
             batch_size,
             accelerator.device,
             next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32),
             num_workers,
-            accelerator.process_index,
-            accelerator.num_processes,
+            rank,
+            n_ranks,
         )
-        if isinstance(batches, Loader) and accelerator.num_processes > 1:
-            batches = Loader(accelerator.prepare(batches.loader))
+        if isinstance(batches, Loader) and n_ranks > 1:
+            batches = shared_loader(accelerator, batches.loader)
         if lr is None:
-            lr = default_lr(optimizer, batch_size * accelerator.num_processes)
+            lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
         config = {
             "arguments": {
                 "epochs": epochs,
                 "batch_size": batch_size,
+                "micro_batch": micro_batch,
                 "optimizer": optimizer,
                 "lr": lr,
                 "weight_decay": weight_decay,
@@ -182,25 +215,34 @@ def pretrain(
             },
             "noise": model.noise.config(),
             "steps_per_epoch": len(batches),
-            "processes": accelerator.num_processes,
+            "processes": n_ranks,
+            "gather": model.loss.group is not None,
         }
-        checkpoint = None if folder is None else _open(folder, config, resume, accelerator, model)
-        loop = _Loop(
+        checkpoint = None
+        if folder is not None:
+            checkpoint = _open(folder, config, resume, accelerator, agreement, model)
+        loop = Loop(
             accelerator=accelerator,
+            agreement=agreement,
+            termination=termination,
             model=model,
             batches=batches,
             optimizer=made_optimizer,
             epochs=epochs,
+            micro_batch=micro_batch,
             lr=lr,
             clip_norm=clip_norm,
             seed=seed,
             folder=folder,
             checkpoint_every=checkpoint_every,
+            checkpoint_steps=checkpoint_steps,
             evaluate_every=evaluate_every,
-            probe=probe,
+            monitor=Monitor(not isinstance(model.noise, Hidden), probe),
             progress=progress and accelerator.is_main_process,
         )
         loop.run(checkpoint)
+    if not loop.complete:
+        sys.exit(128 + signal.SIGTERM)  # the caller's own handler of the signal has returned
     return Run(loop.history, None if folder is None else folder.path)
 
 
@@ -235,6 +277,7 @@ def _open(
     config: dict[str, Any],
     resume: bool,
     accelerator: Accelerator,
+    agreement: Agreement | None,
     model: DACL,
 ) -> Path | None:
     """The checkpoint to go on from; the folder of a new run gets its config."""
@@ -252,10 +295,29 @@ def _open(
                     f"run_dir {str(folder.path)!r} holds another run: its {key} is "
                     f"{former.get(key)}, this one's {value}"
                 )
-    elif accelerator.is_main_process:
-        folder.write_config({**config, **_versions(), "model": str(model).splitlines()})
+    elif folder.checkpoints.finished():
+        raise ValueError(
+            f"run_dir {str(folder.path)!r} holds checkpoints but no config.json that says of what: "
+            "bring it back, or name another folder"
+        )
+    checkpoint, damaged = folder.checkpoints.to_resume()
+    if agreement is not None:
+        # Counted from 1, since step 0 has none.
+        step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+        agreement.same(step, "run_dir must hold the same newest checkpoint for all processes")
+    if accelerator.is_main_process:
+        for text in damaged:
+            warn(f"{text}; going on from the one before")
+        folder.checkpoints.remove_unfinished()
+        now = _versions()
+        if former is None:
+            folder.write_config({**config, **now, "model": str(model).splitlines()})
+        elif changed := [
+            f"{k} {former.get(k)}, now {v}" for k, v in now.items() if former.get(k) != v
+        ]:
+            warn(f"the run began with {'; '.join(changed)}: the last bits may differ")
     accelerator.init_trackers("mixnoise")
-    return next(reversed(folder.checkpoints()), None)
+    return checkpoint
 
 
 def _versions() -> dict[str, Any]:
@@ -268,149 +330,3 @@ def _versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
     }
-
-
-@dataclass
-class _Loop:
-    accelerator: Accelerator
-    model: DACL
-    batches: Batches
-    optimizer: torch.optim.Optimizer
-    epochs: int
-    lr: float
-    clip_norm: float | None
-    seed: int
-    folder: RunFolder | None
-    checkpoint_every: int
-    evaluate_every: int
-    probe: tuple[LabelledData, LabelledData] | None
-    progress: bool
-
-    def __post_init__(self) -> None:
-        self.history: list[dict[str, float]] = []
-        self.step = 0
-        self.collapse_seen = False
-        self.takes_anything = isinstance(self.model.noise, Hidden)
-
-    def run(self, checkpoint: Path | None) -> None:
-        """Train from the checkpoint, or from the start, to the last epoch."""
-        accelerator = self.accelerator
-        own_forward = "forward" in vars(self.model)
-        if checkpoint is not None:
-            self.restore(checkpoint)
-        module = accelerator.prepare(self.model)
-        optimizer = accelerator.prepare(self.optimizer)
-        optimizer.zero_grad()
-        before = self.history[-1]["seconds"] if self.history else 0.0
-        started = time.perf_counter()
-        progress = Progress(self.progress, self.epochs * len(self.batches), self.step)
-        try:
-            for epoch in range(len(self.history), self.epochs):
-                loss, inputs = self.train_epoch(module, optimizer, epoch, progress)
-                row = {
-                    "epoch": epoch + 1,
-                    "step": self.step,
-                    "loss": loss,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "seconds": before + time.perf_counter() - started,
-                }
-                last = epoch + 1 == self.epochs
-                if accelerator.is_main_process and (last or (epoch + 1) % self.evaluate_every == 0):
-                    row |= self.evaluate(inputs)
-                self.history.append(row)
-                accelerator.log(row, step=self.step)
-                progress.line(f"epoch {epoch + 1}/{self.epochs}", row, last)
-                if self.folder is not None and accelerator.is_main_process:
-                    self.folder.write_metrics(self.history)
-                    if last or (epoch + 1) % self.checkpoint_every == 0:
-                        self.save(optimizer)
-        finally:
-            progress.close()
-            accelerator.unwrap_model(module, keep_fp32_wrapper=False)
-            if not own_forward:
-                vars(self.model).pop("forward", None)  # the method, which Accelerate put back there
-            self.model.train()
-        if self.folder is not None and accelerator.is_main_process and find_spec("matplotlib"):
-            plot_history({"run": self.history}, self.folder.path / "plots" / "history.png")
-
-    def train_epoch(
-        self, module: Any, optimizer: Any, epoch: int, progress: Progress
-    ) -> tuple[float, Inputs]:
-        """Mean loss, and the inputs of the last step."""
-        from accelerate.utils import send_to_device
-
-        accelerator, losses = self.accelerator, []
-        self.model.train()
-        for batch in self.batches.epoch(derive_seed(self.seed, "epoch", epoch)):
-            batch = send_to_device(batch, accelerator.device)
-            args, kwargs = model_inputs(batch, self.takes_anything)
-            rank = accelerator.process_index
-            torch.manual_seed(derive_seed(self.seed, f"dropout/{rank}", self.step))
-            # On the CPU, so that the views are the same on every device.
-            generator = torch.Generator()
-            generator.manual_seed(derive_seed(self.seed, f"noise/{rank}", self.step))
-            rate = self.lr * warmup_cosine(self.step, self.epochs * len(self.batches))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = module(*args, generator=generator, **kwargs)
-            accelerator.backward(loss)
-            if self.clip_norm is not None:
-                accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            self.step += 1
-            progress.advance()
-        if not losses:
-            raise ValueError("data must have batches of at least two rows, got none in an epoch")
-        # Over all processes, so that all of them stop where the loss of one is not finite.
-        per_step = accelerator.reduce(torch.stack(losses).float(), "mean").cpu()
-        if not per_step.isfinite().all():
-            step = self.step - len(losses) + int((~per_step.isfinite()).nonzero()[0])
-            raise FloatingPointError(f"the loss became {per_step.sum().item()} at step {step}")
-        return per_step.mean().item(), (args, kwargs)
-
-    @torch.no_grad()
-    def evaluate(self, inputs: Inputs) -> dict[str, float]:
-        """RankMe of the encoder's output for a batch, and the probe."""
-        args, kwargs = inputs
-        if not self.takes_anything:
-            args = (args[0][:_ROWS_EVALUATED],)
-        self.model.eval()
-        with self.accelerator.autocast():
-            h = self.model.encoder(*args, **kwargs)[:_ROWS_EVALUATED].flatten(1)
-        if not h.isfinite().all():
-            return {"rankme": math.nan}  # and no reason for a probe
-        values = {"rankme": metrics.rankme(h)}
-        can_tell = self.step >= _STEPS_TO_SETTLE and min(h.shape) >= _LEAST_RANK_POSSIBLE
-        if can_tell and values["rankme"] < _COLLAPSED_RANK and not self.collapse_seen:
-            self.collapse_seen = True
-            warnings.warn(
-                f"the representation has collapsed: RankMe is {values['rankme']:.2f} of at most "
-                f"{min(h.shape)} at step {self.step}; try a lower lr, a stronger noise or "
-                "normalisation layers",
-                RuntimeWarning,
-                stacklevel=5,  # no_grad, run, pretrain, and who called that
-            )
-        if self.probe is not None:
-            values["knn_accuracy"] = knn_probe(self.model.encoder, *self.probe).accuracy
-        return values
-
-    def save(self, optimizer: Any) -> None:
-        assert self.folder is not None
-        scaler = self.accelerator.scaler
-        state = {
-            "step": self.step,
-            "history": self.history,
-            "optimizer": optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
-        self.folder.save(self.step, self.model, state)
-
-    def restore(self, checkpoint: Path) -> None:
-        assert self.folder is not None
-        state = self.folder.load(checkpoint, self.model)
-        self.step, self.history = state["step"], state["history"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -2,9 +2,10 @@
 
     torchrun --nproc-per-node 2 recipes/distributed.py
 
-Every process takes its share of each batch, and gradients are averaged. A line for each process
-shows that all end with the same weights; the first one prints what a linear probe makes of them,
-beside the same network untrained.
+Every process takes its share of each batch and contrasts it with the rows of all of them; gradients
+are averaged. A line for each process shows that all end with the same weights; the first one prints
+what a linear probe makes of them, beside the same network untrained. docs/scaling.md has the
+commands for several machines.
 """
 
 import copy
@@ -37,7 +38,9 @@ def main(epochs: int = 30, seed: int = 0) -> dict[str, Any]:
 
     # Noise and temperature are those of mixnoise.demo, chosen there on a validation split for a
     # deeper network. Nothing was tuned here.
-    model = DACL(encoder, nn.Linear(256, 128), get_noise("linear", alpha=0.5), temperature=0.5)
+    noise = get_noise("linear", alpha=0.5)
+    # gather: negatives come from all processes, not only from the row's own.
+    model = DACL(encoder, nn.Linear(256, 128), noise, temperature=0.5, gather=True)
     # batch_size is that of one process: two of them step over 512 rows at a time.
     run = pretrain(model, split.x_train, epochs=epochs, batch_size=256, seed=seed)
 

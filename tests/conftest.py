@@ -1,11 +1,13 @@
 """Fixtures of several test files."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import pytest
+from forked import Forked
 from noise_cases import triton_mix
 from nt_xent_cases import triton_nt_xent
 
@@ -19,6 +21,16 @@ def triton_runs() -> Iterator[None]:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)
         yield
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Starts processes that train."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    forked = Forked()
+    yield forked
+    forked.close()
 
 
 @pytest.fixture(params=["torch", "triton"])

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from mixnoise import DACL, get_noise, pretrain
 from mixnoise.batches import make_batches, model_inputs
+from mixnoise.seeding import preserved_random_state, seed_globally
 
 X = torch.rand(65, 8, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
@@ -111,6 +112,86 @@ def test_processes_share_each_batch(n_rows, kind):
         assert torch.equal(together, expected[: len(together)])
 
 
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+@pytest.mark.parametrize(
+    ("data", "num_workers"),
+    [
+        (X, 0),
+        (TensorDataset(X), 0),
+        (TensorDataset(X), 1),
+        (DataLoader(TensorDataset(X), 16, shuffle=True), 0),
+        (DataLoader(TensorDataset(X), 16, shuffle=True, generator=torch.Generator()), 0),
+        (
+            DataLoader(TensorDataset(X), 16, sampler=RandomSampler(X, generator=torch.Generator())),
+            0,
+        ),
+    ],
+    ids=["tensor", "dataset", "worker", "loader", "generator", "sampler"],
+)
+def test_an_epoch_from_the_middle(data, num_workers, start):
+    made = batches(data, num_workers=num_workers)
+    whole, rest = [*made.epoch(5)], [*made.epoch(5, start)]
+    whole, rest = ([b if isinstance(b, torch.Tensor) else b[0] for b in e] for e in (whole, rest))
+    assert len(whole) == 4
+    assert len(rest) == 4 - start
+    assert all(torch.equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+    for i, batch in enumerate(whole):
+        rows = made.rows(5, i)
+        assert rows is None if isinstance(data, DataLoader) else torch.equal(X[rows], batch)
+
+
+def test_what_is_skipped_is_not_loaded():
+    loaded = []
+
+    class Recorded(LazyRows):
+        def __getitems__(self, rows):
+            loaded.append(len(rows))
+            return super().__getitems__(rows)
+
+    assert len([*batches(Recorded()).epoch(0, 3)]) == 1
+    assert loaded == [16]
+
+
+class Loop:
+    """The least a loader can be."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_skipping_in_a_loader_does_not_count_what_is_dropped():
+    made = batches(Loop(X.split([1, 4, 1, 60 - 1])))
+    assert [len(b) for b in made.epoch(0)] == [4, 59]
+    assert [len(b) for b in made.epoch(0, 1)] == [59]
+
+
+class Told(Loop):
+    def set_epoch(self, number):
+        self.told.append(number)
+
+
+def test_a_loader_is_told_the_epoch(tmp_path):
+    loader = Told(X.split(13))
+    loader.told = []
+    pretrain(model(), loader, epochs=3, run_dir=tmp_path, trackers=())
+    assert loader.told == [0, 1, 2]
+
+
+def test_seeding_is_that_of_torch():
+    with preserved_random_state():
+        torch.manual_seed(3)
+        expected = torch.get_rng_state()
+        torch.rand(3)
+        seed_globally(3)
+        assert torch.equal(torch.get_rng_state(), expected)
+
+
 def test_what_the_model_gets():
     x, y = torch.zeros(2, 3), torch.zeros(2)
     assert model_inputs((x, y), takes_anything=False) == ((x,), {})
@@ -132,19 +213,6 @@ def test_hidden_noise_takes_tuples_and_mappings():
     tuples = pretrain(model("hidden", Encoder), Loop([(x, x > 0.5) for x in rows]), epochs=2)
     mappings = Loop([{"x": x, "mask": x > 0.5} for x in rows])
     assert pretrain(model("hidden", Encoder), mappings, epochs=2).losses == tuples.losses
-
-
-class Loop:
-    """The least a loader can be."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 @pytest.mark.parametrize(

@@ -113,5 +113,28 @@ def test_processes_share_an_epoch_and_end_with_the_same_weights(kind, tmp_path):
         assert torch.equal(rows.unique(dim=0), X.unique(dim=0))  # each row once
 
 
+def train_gathered(path):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 12))
+    weights = []
+    for gather, micro_batch in ((False, None), (True, None), (True, 5)):
+        model = DACL(encoder, nn.Linear(12, 4), get_noise("dacl+"), gather=gather)
+        for p in model.parameters():
+            nn.init.uniform_(p, -0.5, 0.5, generator=torch.Generator().manual_seed(p.numel()))
+        pretrain(model, X, epochs=2, batch_size=8, micro_batch=micro_batch, progress=False)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.save(weights, f"{path}.{os.environ['RANK']}")
+
+
+def test_trainer_with_the_negatives_of_all_processes(tmp_path):
+    run_twice("train_gathered", str(tmp_path / "run"))
+    first, second = (torch.load(tmp_path / f"run.{rank}", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    local, gathered, in_parts = first
+    assert not torch.allclose(local, gathered, rtol=1e-3)
+    torch.testing.assert_close(in_parts, gathered, rtol=1e-4, atol=1e-6)
+
+
 if __name__ == "__main__":
-    {"average_gradients": average_gradients, "train": train}[sys.argv[1]](*sys.argv[2:])
+    functions = (average_gradients, train, train_gathered)
+    {f.__name__: f for f in functions}[sys.argv[1]](*sys.argv[2:])

@@ -15,8 +15,8 @@ KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
 # A module may import mixnoise modules from layers below its own, or from its own layer.
 LAYERS = [
     ["mixnoise.draw", "mixnoise.seeding", "mixnoise.__version__"],
-    ["mixnoise.agreement", "mixnoise.checkpoints", "mixnoise.progress", "mixnoise.termination"],
-    ["mixnoise._torch", "mixnoise.collectives"],
+    ["mixnoise.checkpoints", "mixnoise.progress", "mixnoise.termination"],
+    ["mixnoise._torch", "mixnoise.collectives", "mixnoise.agreement"],
     ["mixnoise.ops", "mixnoise.group_loss"],
     ["mixnoise.noises", "mixnoise.plugins", "mixnoise.registry", "mixnoise.losses"],
     ["mixnoise.model", "mixnoise.micro_batches", "mixnoise.testing"],
@@ -25,7 +25,7 @@ LAYERS = [
     ["mixnoise.sgd_probe"],
     ["mixnoise.evaluate"],
     ["mixnoise.accelerator", "mixnoise.optim", "mixnoise.run_folder"],
-    ["mixnoise.plots"],
+    ["mixnoise.monitor", "mixnoise.plots"],
     ["mixnoise.loop"],
     ["mixnoise.train", "mixnoise.datasets"],
     ["mixnoise.__init__", "mixnoise.demo", "mixnoise.cli"],

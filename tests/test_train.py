@@ -306,6 +306,34 @@ def test_loss_that_is_not_finite_stops_the_run():
         pretrain(small_model(), x, epochs=3, batch_size=300)
 
 
+def test_micro_batches_take_the_same_steps(tmp_path):
+    whole, parts, resumed = (small_model(dropout=0.0) for _ in range(3))
+    pretrain(whole, X, epochs=2, batch_size=100)
+    pretrain(parts, X, epochs=2, batch_size=100, micro_batch=64)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-4, atol=1e-6)
+    settings = {"batch_size": 100, "micro_batch": 64, "run_dir": tmp_path / "run"}
+    with pytest.raises(RuntimeError, match="interrupted"):
+        pretrain(resumed, InterruptedAt(X, 4), epochs=2, checkpoint_steps=1, **settings)
+    pretrain(resumed, X, epochs=2, resume=True, **settings)
+    assert torch.equal(weights(resumed), weights(parts))
+
+
+class InterruptedAt(Dataset):
+    """Raises when a batch of that number is loaded."""
+
+    def __init__(self, x, number):
+        self.x, self.left = x, number
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, rows):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("interrupted")
+        return [self.x[row] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -315,6 +343,8 @@ def test_loss_that_is_not_finite_stops_the_run():
         ({"epochs": 0}, ValueError, "epochs must be an integer >= 1, got 0"),
         ({"epochs": 1.5}, ValueError, "epochs must be an integer >= 1, got 1.5"),
         ({"batch_size": 1}, ValueError, "batch_size must be an integer >= 2, got 1"),
+        ({"micro_batch": 0}, ValueError, "micro_batch must be an integer >= 1, got 0"),
+        ({"checkpoint_steps": 0}, ValueError, "checkpoint_steps must be an integer >= 1, got 0"),
         ({"optimizer": "sgd"}, ValueError, "optimizer must be one of adamw, lars, got 'sgd'"),
         ({"lr": 0.0}, ValueError, "lr must be finite and > 0, got 0.0"),
         ({"lr": float("nan")}, ValueError, "lr must be finite and > 0, got nan"),

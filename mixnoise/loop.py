@@ -1,0 +1,325 @@
+"""The trainer's loop: what ``pretrain`` does once it has looked at its arguments."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mixnoise.accelerator import track
+from mixnoise.agreement import Agreement
+from mixnoise.batches import Batches, Inputs, Loader, model_inputs
+from mixnoise.model import DACL
+from mixnoise.monitor import Monitor
+from mixnoise.noises.hidden import Hidden
+from mixnoise.optim import warmup_cosine
+from mixnoise.plots import plot_history
+from mixnoise.progress import Progress, warn
+from mixnoise.run_folder import RunFolder
+from mixnoise.seeding import derive_seed, seed_globally
+from mixnoise.termination import Termination
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_INDICES_NAMED = 8
+_END = object()
+
+
+class LossNotFinite(FloatingPointError):
+    """The loss, or a parameter, became NaN or infinite.
+
+    Attributes:
+        step: the first bad one, counted from 0.
+        indices: which rows of the data were in this process's batch of that step; None if only the
+            caller's loader can know.
+    """
+
+    def __init__(self, message: str, step: int = -1, indices: Tensor | None = None) -> None:
+        super().__init__(message)
+        self.step, self.indices = step, indices
+
+
+@dataclass
+class Loop:
+    """A run, from a checkpoint or from the start.
+
+    Nothing that a step draws depends on the steps before it: each has seeds of its own, made of the
+    run's seed and the step's number. So a checkpoint needs no random states.
+    """
+
+    accelerator: Accelerator
+    agreement: Agreement | None  # None: this process is alone
+    termination: Termination
+    model: DACL
+    batches: Batches
+    optimizer: torch.optim.Optimizer
+    epochs: int
+    micro_batch: int | None
+    lr: float
+    clip_norm: float | None
+    seed: int
+    folder: RunFolder | None
+    checkpoint_every: int
+    checkpoint_steps: int | None
+    evaluate_every: int
+    monitor: Monitor
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.step = self.saved_step = 0
+        # Of the epoch so far: means over all processes, and this one's own since the last look.
+        self.losses = torch.empty(0)
+        self.unseen: list[Tensor] = []
+        self.stop = False  # what all processes have agreed on
+        self.unsaved: OSError | None = None  # why the last checkpoint could not be written
+        self.takes_anything = isinstance(self.model.noise, Hidden)
+        self.is_main = self.accelerator.is_main_process
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the end of the last epoch, or until SIGTERM."""
+        accelerator = self.accelerator
+        own_forward = "forward" in vars(self.model)
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        module = accelerator.prepare(self.model)
+        optimizer = accelerator.prepare(self.optimizer)
+        optimizer.zero_grad()
+        before = self.history[-1]["seconds"] if self.history else 0.0
+        self.started = time.perf_counter() - before
+        progress = Progress(self.progress, self.epochs * len(self.batches), self.step)
+        try:
+            while not self.complete and not self.stop:
+                inputs = self.train_epoch(module, optimizer, progress)
+                if inputs is not None:
+                    self.finish_epoch(optimizer, inputs, progress)
+        finally:
+            progress.close()
+            accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+            if not own_forward:
+                vars(self.model).pop("forward", None)  # the method, which Accelerate put back there
+            self.model.train()
+        if self.agreement is not None:
+            self.agreement.together(self.unsaved, "could not write the last checkpoint")
+        elif self.unsaved is not None:
+            raise self.unsaved
+        if self.stop:
+            self.termination.requested = True  # also where another process was told
+        if self.folder is not None and self.is_main:
+            self.say_goodbye(self.folder)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ran to its end."""
+        return len(self.history) == self.epochs
+
+    def train_epoch(self, module: Any, optimizer: Any, progress: Progress) -> Inputs | None:
+        """The inputs of the epoch's last step; None if the run stops before it."""
+        self.model.train()
+        number, done = len(self.history), len(self.losses)
+        # The last batch before the checkpoint is loaded again: it is what is evaluated if no other
+        # follows.
+        start, inputs = max(done - 1, 0), None
+        batches = self.batches.epoch(self.epoch_seed(), start, number)
+        for batch in itertools.count(start):
+            where = f"batch {batch + 1} of epoch {number + 1}, step {self.step}"
+            following, ended, error = self.next_inputs(batches, where)
+            if not ended and (self.stop or self.due()):
+                self.look()
+                self.save(optimizer)
+            if error is not None:
+                raise error
+            if ended:
+                break
+            if self.stop:
+                return None
+            assert following is not None
+            inputs = following
+            if batch >= done:
+                self.take_step(module, optimizer, inputs)
+                progress.advance()
+        if inputs is None:
+            raise ValueError("data must have batches of at least two rows, got none in an epoch")
+        return inputs
+
+    def next_inputs(
+        self, batches: Iterator[Any], where: str
+    ) -> tuple[Inputs | None, bool, Exception | None]:
+        """The next batch; whether there was none; an error that is to be raised."""
+        from accelerate.utils import send_to_device
+
+        inputs, ended, error = None, False, None
+        shared = isinstance(self.batches, Loader) and self.batches.shared
+        # When a run is stopped its loader's workers may be gone; but who shares must not stay away.
+        if shared or not self.termination.requested:
+            try:
+                batch = next(batches, _END)
+                ended = batch is _END
+                if not ended:
+                    batch = send_to_device(batch, self.accelerator.device)
+                    inputs = model_inputs(batch, self.takes_anything)
+            except Exception as raised:
+                if shared or not self.termination.requested:
+                    raised.add_note(f"Raised by the data at {where}{self.newest_checkpoint()}.")
+                    error = raised
+                if shared:
+                    raise  # the others wait inside their loaders, where nothing can be told
+        if self.agreement is None:
+            self.stop = self.termination.requested
+        else:
+            x = None if inputs is None or self.takes_anything else inputs[0][0]
+            error, ended, self.stop = self.agreement.before_step(
+                where, x, ended, error, self.termination.requested
+            )
+        return inputs, ended, error
+
+    def take_step(self, module: Any, optimizer: Any, inputs: Inputs) -> None:
+        accelerator, (args, kwargs) = self.accelerator, inputs
+        rank = accelerator.process_index
+        seed_globally(derive_seed(self.seed, f"dropout/{rank}", self.step))
+        # On the CPU, so that the views are the same on every device.
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.seed, f"noise/{rank}", self.step))
+        rate = self.lr * warmup_cosine(self.step, self.epochs * len(self.batches))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        if self.micro_batch is not None:
+            kwargs = {**kwargs, "micro_batch": self.micro_batch}
+        loss = module(*args, generator=generator, **kwargs)
+        accelerator.backward(loss)
+        if self.clip_norm is not None:
+            accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.unseen.append(loss.detach().float())
+        self.step += 1
+
+    def look(self) -> None:
+        """Whether the losses since the last look, and the parameters that they led to, are finite.
+
+        Over all processes, so that all of them stop where one has something that is not. Before
+        every checkpoint, so that none is bad, but not at every step, for which the device would
+        have to be waited for.
+        """
+        sound = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
+        values = torch.stack([*self.unseen, torch.where(sound, 0.0, math.nan).float()])
+        values = self.accelerator.reduce(values, "mean").cpu()
+        if not values.isfinite().all():
+            bad = int((~values.isfinite()).nonzero()[0])
+            if bad < len(self.unseen):
+                others = self.agreement is not None and self.unseen[bad].isfinite()
+                whose = "the loss of another process" if others else "the loss"
+                what = f"{whose} became {values[bad].item()}"
+            else:  # after the last step, or the next loss would have told
+                what, bad = "a parameter became NaN or infinite", bad - 1
+            step = self.step - len(self.unseen) + bad
+            indices = self.batches.rows(self.epoch_seed(), len(self.losses) + bad)
+            rows = ""
+            if indices is not None:
+                named = ", ".join(map(str, indices[:_INDICES_NAMED].tolist()))
+                more = ", ..." if len(indices) > _INDICES_NAMED else ""
+                rows = f", with rows {named}{more} in the batch (all are in the error's indices)"
+            message = f"{what} at step {step}{rows}{self.newest_checkpoint()}"
+            raise LossNotFinite(message, step, indices)
+        self.losses = torch.cat((self.losses, values[:-1]))
+        self.unseen = []
+
+    def finish_epoch(self, optimizer: Any, inputs: Inputs, progress: Progress) -> None:
+        self.look()
+        number = len(self.history) + 1
+        last = number == self.epochs
+        row = {
+            "epoch": number,
+            "step": self.step,
+            "loss": self.losses.mean().item(),
+            "lr": optimizer.param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self.started,
+        }
+        if self.is_main and (last or number % self.evaluate_every == 0):
+            self.model.eval()
+            autocast = self.accelerator.autocast()
+            row |= self.monitor.evaluate(self.model.encoder, inputs, self.step, autocast)
+        self.history.append(row)
+        self.losses = torch.empty(0)
+        track(self.accelerator, row, self.step)
+        progress.line(f"epoch {number}/{self.epochs}", row, last)
+        if self.folder is not None and self.is_main:
+            try:
+                self.folder.write_metrics(self.history)
+            except OSError as error:
+                warn(f"metrics.csv could not be written, training goes on: {error}")
+        if last or number % self.checkpoint_every == 0 or self.stop or self.due():
+            self.save(optimizer, last)
+
+    def epoch_seed(self) -> int:
+        return derive_seed(self.seed, "epoch", len(self.history))
+
+    def due(self) -> bool:
+        """Whether a checkpoint is, by the number of steps."""
+        every = self.checkpoint_steps
+        return every is not None and self.step % every == 0 and self.step != self.saved_step
+
+    def save(self, optimizer: Any, last: bool = False) -> None:
+        self.saved_step = self.step
+        if self.folder is None or not self.is_main:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "history": self.history,
+            "losses": self.losses,
+            "collapse_seen": self.monitor.collapse_seen,
+            "optimizer": optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        try:
+            self.folder.checkpoints.save(self.step, self.model, state)
+        except OSError as error:
+            what = f"checkpoint of step {self.step} could not be written: "
+            what += f"{error.strerror or error}{self.newest_checkpoint()}"
+            if last:
+                text = f"the last {what}; the trained weights are in the model, save them elsewhere"
+                self.unsaved = OSError(error.errno, text)
+            else:
+                warn(f"the {what}" + ("" if self.stop else "; training goes on"))
+
+    def restore(self, checkpoint: Path) -> None:
+        assert self.folder is not None
+        state = self.folder.checkpoints.load(checkpoint, self.model)
+        self.step = self.saved_step = state["step"]
+        self.history, self.losses = state["history"], state["losses"]
+        self.monitor.collapse_seen = state["collapse_seen"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def newest_checkpoint(self) -> str:
+        """A clause for messages."""
+        if self.folder is None:
+            return ""
+        checkpoint = self.folder.checkpoints.newest(self.step)
+        if checkpoint is None:
+            return "; there is no checkpoint yet"
+        return f"; the newest good checkpoint is {str(checkpoint)!r}"
+
+    def say_goodbye(self, folder: RunFolder) -> None:
+        """A picture of the whole run, or where to go on with half of one."""
+        if not self.complete:
+            steps = f"{self.step} of {self.epochs * len(self.batches)} steps"
+            text = f"SIGTERM: stopped after {steps}{self.newest_checkpoint()}, resume=True goes on"
+            print(text, file=sys.stderr, flush=True)
+        elif find_spec("matplotlib"):
+            try:
+                plot_history({"run": self.history}, folder.path / "plots" / "history.png")
+            except OSError as error:
+                warn(f"the picture of the run could not be written: {error}")

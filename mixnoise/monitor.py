@@ -1,0 +1,61 @@
+"""What the representation is like while it is trained."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mixnoise import metrics
+from mixnoise.batches import Inputs
+from mixnoise.evaluate import knn_probe
+from mixnoise.features import LabelledData
+from mixnoise.progress import warn
+
+_ROWS = 512
+# RankMe of a line is 1. Only where there was room for more.
+_COLLAPSED_RANK, _LEAST_RANK_POSSIBLE = 1.5, 4
+# Before that the running statistics of batch norm are those of nothing in particular.
+_STEPS_TO_SETTLE = 50
+
+
+@dataclass
+class Monitor:
+    """RankMe of a batch, of which a collapse is warned once, and a kNN probe.
+
+    Args:
+        one_tensor: whether the encoder takes one tensor of rows, so that some of them are enough.
+        probe: labelled (train, test) sets, if there are any.
+    """
+
+    one_tensor: bool
+    probe: tuple[LabelledData, LabelledData] | None
+    collapse_seen: bool = False
+
+    @torch.no_grad()
+    def evaluate(
+        self, encoder: nn.Module, inputs: Inputs, step: int, autocast: AbstractContextManager[None]
+    ) -> dict[str, float]:
+        """Values for the history, of an encoder in evaluation mode."""
+        args, kwargs = inputs
+        if self.one_tensor:
+            args = (args[0][:_ROWS],)
+        with autocast:
+            h = encoder(*args, **kwargs)[:_ROWS].flatten(1)
+        if not h.isfinite().all():
+            return {"rankme": math.nan}  # and no reason for a probe
+        values = {"rankme": metrics.rankme(h)}
+        can_tell = step >= _STEPS_TO_SETTLE and min(h.shape) >= _LEAST_RANK_POSSIBLE
+        if can_tell and values["rankme"] < _COLLAPSED_RANK and not self.collapse_seen:
+            self.collapse_seen = True
+            warn(
+                f"the representation has collapsed: RankMe is {values['rankme']:.2f} of at most "
+                f"{min(h.shape)} at step {step}; try a lower lr, a stronger noise or normalisation "
+                "layers"
+            )
+        if self.probe is not None:
+            values["knn_accuracy"] = knn_probe(encoder, *self.probe).accuracy
+        return values

@@ -1,0 +1,257 @@
+"""Runs that are killed anywhere, stopped by SIGTERM or left by their data, and resumed."""
+
+import functools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from children import CHECKPOINT_STEPS, X, make_model
+from torch import nn
+
+from mixnoise import pretrain
+from mixnoise.checkpoints import Checkpoints, damage
+from mixnoise.loop import Loop
+
+KILLS = 7  # of each kind of data
+# Things done to files while one checkpoint is written, about.
+EVENTS = 165
+
+
+def segments(folder, rank=""):
+    """The steps that each process took, in turn."""
+    log = folder / f"log{rank}"
+    parts = log.read_text().split("start\n")[1:] if log.exists() else []
+    return [[int(step) for step in part.split()] for part in parts]
+
+
+def losses(folder):
+    rows = (folder / "run" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("loss")
+    return [row.split(",")[column] for row in rows]
+
+
+def weights(folder, rank=""):
+    return torch.load(folder / f"weights{rank}.pt", weights_only=True)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def wait_for_step(folder, n_before, n_steps=1, rank=""):
+    """Until the process after so many others has taken that many, or has none left to take."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(found := segments(folder, rank)) > n_before and len(found[n_before]) >= n_steps:
+            return
+        if (folder / f"weights{rank}.pt").exists():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it takes no step")
+
+
+@pytest.fixture(scope="module")
+def whole_run(forked, tmp_path_factory):
+    """The folder of a run that nothing happened to, for a kind of data."""
+
+    @functools.cache
+    def run(data):
+        folder = tmp_path_factory.mktemp(data)
+        assert forked.run("train", folder / "output", folder=str(folder), data=data) == (0, "")
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("data", ["rows", "dataset", "loader"])
+def test_killed_anywhere(data, forked, whole_run, tmp_path):
+    """From outside at any moment, and from inside between any two things done to files."""
+    chance = random.Random(f"{data} 1")
+    whole = whole_run(data)
+    n_kills, redone = 0, []
+    for chain in range(KILLS):
+        folder = tmp_path / str(chain)
+        folder.mkdir()
+        status, n_started = None, 0
+        while status != 0:
+            inside = chance.random() < 0.5 and n_kills < KILLS
+            kill_at = chance.randrange(1, 3 * EVENTS) if inside else None
+            output = folder / "output"
+            pid = forked.start("train", output, folder=str(folder), data=data, kill_at=kill_at)
+            if not inside and n_kills < KILLS:
+                wait_for_step(folder, n_started)
+                time.sleep(chance.uniform(0, 0.15))
+                os.kill(pid, signal.SIGKILL)  # one that has ended, but is not waited for, is there
+            status = forked.wait(pid)
+            assert status in (0, -signal.SIGKILL), output.read_text()
+            n_kills += status != 0
+            n_started += 1
+        taken = segments(folder)
+        for i, steps in enumerate(taken):
+            before = max((s for part in taken[:i] for s in part), default=-1) + 1
+            if steps:
+                assert steps == list(range(steps[0], steps[0] + len(steps)))
+                redone.append(before - steps[0])
+        assert output.read_text() == ""  # and no warning in any of them
+        assert same(weights(whole), weights(folder))
+        assert losses(folder) == losses(whole)
+        assert not list((folder / "run" / "checkpoints").glob("*.part"))
+        if n_kills >= KILLS:
+            break
+    assert n_kills >= KILLS
+    assert min(redone) >= 0
+    assert 0 < max(redone) <= CHECKPOINT_STEPS
+
+
+def test_killed_while_the_third_checkpoint_is_written(forked, tmp_path):
+    """Whatever it was doing to files, the newest that has its name is whole."""
+    two = tmp_path / "two"
+    two.mkdir()
+    arguments = {"folder": str(two), "kill_at": 5 * EVENTS // 2}
+    assert forked.run("train", two / "output", **arguments) == (-signal.SIGKILL, "")
+    newest, unfinished = [], 0
+    for kill_at in (*range(1, EVENTS - 40, 25), *range(EVENTS - 40, EVENTS + 12, 4)):
+        folder = tmp_path / str(kill_at)
+        shutil.copytree(two, folder)
+        arguments = {"folder": str(folder), "kill_at": kill_at}
+        assert forked.run("train", folder / "output", **arguments) == (-signal.SIGKILL, "")
+        checkpoints = Checkpoints(folder / "run" / "checkpoints")
+        checkpoint, damaged = checkpoints.to_resume()
+        assert damaged == []
+        newest.append(checkpoint.name)
+        unfinished += len(list(checkpoints.path.glob("*.part")))
+    assert set(newest) == {"step-000000008", "step-000000012"}
+    assert newest == sorted(newest)
+    assert 5 < unfinished < len(newest)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Raises before a step."""
+
+    def stop_at(number):
+        take_step = Loop.take_step
+
+        def step(loop, *arguments):
+            if loop.step == number:
+                raise Stopped
+            take_step(loop, *arguments)
+
+        monkeypatch.setattr(Loop, "take_step", step)
+
+    return stop_at
+
+
+@pytest.mark.parametrize("step", [3, 5, 6, 9, 10, 11])
+def test_the_history_of_a_half_epoch_goes_on(step, stop, monkeypatch, tmp_path):
+    """Also where the epoch's end came between the last step and the checkpoint after it."""
+    settings = {"epochs": 3, "batch_size": 18, "progress": False, "trackers": ()}
+    expected = pretrain(make_model(), X, **settings)
+    settings |= {"run_dir": tmp_path, "checkpoint_steps": 3, "checkpoint_every": 99}
+    with monkeypatch.context():
+        stop(step)
+        with pytest.raises(Stopped):
+            pretrain(make_model(), X, **settings)
+    monkeypatch.undo()
+    found = pretrain(make_model(), X, resume=True, **settings)
+    keys = ("epoch", "step", "loss", "lr", "rankme")
+    assert [[row.get(k) for k in keys] for row in found.history] == [
+        [row.get(k) for k in keys] for row in expected.history
+    ]
+
+
+def test_a_collapse_is_not_warned_of_again(tmp_path):
+    model = make_model()
+    settings = {"epochs": 12, "batch_size": 18, "lr": 1e-9, "run_dir": tmp_path, "trackers": ()}
+    nn.init.zeros_(model.encoder[0].weight)
+    nn.init.zeros_(model.encoder[1].weight)
+    with pytest.warns(RuntimeWarning, match="has collapsed"):
+        pretrain(model, X, **settings)
+    for extra in (tmp_path / "checkpoints").glob("step-000000060"):
+        shutil.rmtree(extra)
+    pretrain(model, X, resume=True, **settings)
+
+
+def test_another_machine_is_warned_of(tmp_path):
+    settings = {"epochs": 1, "batch_size": 18, "run_dir": tmp_path, "trackers": ()}
+    pretrain(make_model(), X, **settings)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "torch": "1.0", "threads": 999}))
+    message = rf"the run began with torch 1.0, now {re.escape(torch.__version__)}; threads 999, now"
+    with pytest.warns(RuntimeWarning, match=message) as w:
+        pretrain(make_model(), X, resume=True, **settings)
+    assert w[0].filename == __file__
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json"):
+        pretrain(make_model(), X, resume=True, **settings)
+
+
+def signalled(forked, folder, steps, group=False, **arguments):
+    """Exit status and output of a run that got SIGTERM after some steps."""
+    output = folder / "output"
+    pid = forked.start("train", output, folder=str(folder), **arguments)
+    wait_for_step(folder, 0, steps)
+    (os.killpg if group else os.kill)(pid, signal.SIGTERM)
+    return forked.wait(pid), output.read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["process", "its workers, too"])
+def test_sigterm(workers, forked, whole_run, tmp_path):
+    whole, folder = whole_run("dataset"), tmp_path
+    arguments = {"data": "dataset", "num_workers": workers}
+    status, text = signalled(forked, folder, 6, group=workers > 0, slow=0.01, **arguments)
+    assert status == -signal.SIGTERM
+    step = segments(folder)[-1][-1] + 1
+    path = folder / "run" / "checkpoints" / f"step-{step:09d}"
+    assert text == (
+        f"SIGTERM: stopped after {step} of 100 steps; the newest good checkpoint is '{path}', "
+        "resume=True goes on\n"
+    )
+    assert damage(path) is None
+    arguments |= {"folder": str(folder)}
+    assert forked.run("train", folder / "output", **arguments) == (0, text)
+    assert same(weights(whole), weights(folder))
+    assert losses(folder) == losses(whole)
+    assert segments(folder)[1][0] == step  # nothing is done twice
+
+
+def test_sigterm_with_a_handler_of_the_callers_own(forked, tmp_path):
+    """It is called after the checkpoint; if it returns, pretrain does not return half a run."""
+    status, text = signalled(forked, tmp_path, 6, slow=0.01, handler=True)
+    assert status == 128 + signal.SIGTERM
+    assert re.fullmatch(r"SIGTERM: stopped after \d+ of 100 steps; .*\nhandled\n", text)
+
+
+def test_sigterm_is_left_alone(tmp_path):
+    """Where it is ignored, where nothing could be saved, and in the end."""
+    handlers = []
+
+    class Asked(type(make_model().noise)):
+        def sample(self, *args, **kwargs):
+            handlers.append(signal.getsignal(signal.SIGTERM))
+            return super().sample(*args, **kwargs)
+
+    model = make_model()
+    model.noise.__class__ = Asked
+    own = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        pretrain(model, X, epochs=1, batch_size=45, run_dir=tmp_path / "a", trackers=())
+        assert handlers == [signal.SIG_IGN] * 2
+        signal.signal(signal.SIGTERM, own)
+        pretrain(model, X, epochs=1, batch_size=45)
+        assert handlers[2:] == [own] * 2
+        pretrain(model, X, epochs=1, batch_size=45, run_dir=tmp_path / "b", trackers=())
+        assert own not in handlers[4:]
+        assert signal.getsignal(signal.SIGTERM) == own
+    finally:
+        signal.signal(signal.SIGTERM, own)
