@@ -30,16 +30,16 @@ def where(report: dict) -> str:
 
 
 def test_every_kernel_is_compiled(reports):
+    of_no_length = ("weights", "views", "views_gradient")
     per_row = {k: set() for k in aot.KERNELS}
     for report in reports:
         length = report["config"].get("BLOCK_D", 0)
         per_row[report["kernel"]].add((report["arch"], report["dtype"], length))
     for kernel, found in per_row.items():
-        lengths = (0,) if kernel in ("weights", "views", "views_gradient") else aot.ROW_LENGTHS
         for arch in (80, 90, 100):
-            for length in lengths:
-                assert (arch, "bf16", length) in found, f"{kernel} sm_{arch} D={length}"
-                assert (arch, "fp32", length) in found, f"{kernel} sm_{arch} D={length}"
+            for dtype, lengths in {"bf16": (64, 128, 256, 512), "fp32": (128, 512)}.items():
+                for length in (0,) if kernel in of_no_length else lengths:
+                    assert (arch, dtype, length) in found, f"{kernel} sm_{arch} D={length}"
 
 
 def test_no_register_is_spilled_in_a_loop(reports):

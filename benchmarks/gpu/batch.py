@@ -56,6 +56,11 @@ class Batch:
         has_low = self.noise in ("geometric", "dacl+")
         return get_noise(self.noise, **({"low": _LOW[self.low]} if has_low else {}))
 
+    @property
+    def kind(self) -> object:
+        """What takes other lines of the benchmark's code."""
+        return self.noise, self.dtype.is_floating_point, self.strided, self.low
+
     def shrunk(self) -> Batch:
         return replace(self, n=min(self.n, 4), f=min(self.f, 9))
 

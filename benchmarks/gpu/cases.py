@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.gpu import check_loss, check_mix, sweep, time_loss, time_mix
 from benchmarks.gpu.bench import Case
 
@@ -21,3 +23,14 @@ CASES = [
 
 def matching(name: str, *, is_sweep: bool = False) -> list[Case]:
     return [case for case in (sweep.CASES if is_sweep else CASES) if name in case.name]
+
+
+def one_of_each_kind(cases: list[Case]) -> list[Case]:
+    """For a smoke run, in which all sizes are tiny and only the code is tried."""
+    found: dict[object, Case] = {}
+    for case in cases:
+        kind: object = case.name
+        if isinstance(case.run, partial):
+            kind = (case.run.func, *(getattr(v, "kind", v) for v in case.run.keywords.values()))
+        found.setdefault((kind, case.needs_cuda), case)
+    return list(found.values())

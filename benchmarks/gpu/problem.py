@@ -71,6 +71,11 @@ class Problem:
         base = _HALF if self.dtype != torch.float32 else _TF32 if rounds_to_tf32 else _FLOAT32
         return base * max(1.0, _TOLERANT_BELOW / self.temperature)
 
+    @property
+    def kind(self) -> object:
+        """What takes other lines of the benchmark's code."""
+        return self.dtype, self.learns_temperature, self.scene
+
     def shrunk(self) -> Problem:
         return replace(self, n=min(self.n, 21), d=min(self.d, 20))
 

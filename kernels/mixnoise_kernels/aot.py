@@ -108,10 +108,15 @@ class Report:
     instructions_per_element: float
 
 
+def row_lengths(dtype: str) -> tuple[int, ...]:
+    """Half types have blocks for each; float32 has one choice of blocks, whatever the length."""
+    return ROW_LENGTHS[1::2] if dtype == "fp32" else ROW_LENGTHS
+
+
 def cases(arches: tuple[int, ...], dtypes: tuple[str, ...]) -> Iterator[Case]:
     for arch in arches:
         for dtype in dtypes:
-            for d in ROW_LENGTHS:
+            for d in row_lengths(dtype):
                 yield from _loss_cases(arch, dtype, d)
             for function in (-1, *range(len(mix.FUNCTIONS))):
                 yield from _mix_cases(arch, dtype, function)
@@ -134,7 +139,7 @@ def _loss_cases(arch: int, dtype: str, d: int) -> Iterator[Case]:
     yield case("normalize", rows * d, each, number, {"TINY": 1e-38, "ROUND_TO": ""})
     yield case("normalize_backward", rows * d, each, {"PARTS": 2})
     yield case("loss", 32 * d, number, {"BLOCK_ROWS": 32, "BLOCK_SUMS": 16}, _row(d, min(d, 64)))
-    if d == ROW_LENGTHS[0]:  # rows do not matter to it
+    if d == row_lengths(dtype)[0]:  # rows do not matter to it
         yield case("weights", 128, number, {"BLOCK_ROWS": 128, "WEIGHT_SCALE": 1.0})
 
     products = {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
