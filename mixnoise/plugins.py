@@ -159,13 +159,12 @@ def _distributions_with_noises() -> Iterator[tuple[str, Distribution]]:
                         yield name, distribution
             continue
         for entry in entries:
-            stem, _, kind = entry.rpartition(".")
-            name = canonical(stem.partition("-")[0])
-            if kind in ("dist-info", "egg-info") and name not in seen:
-                seen.add(name)
+            if entry.endswith((".dist-info", ".egg-info")):
+                name = canonical(entry.rpartition(".")[0].partition("-")[0])
                 path = os.path.join(folder, entry)
-                if _mentions_noises(path):
+                if name not in seen and _mentions_noises(path):
                     yield name, metadata.Distribution.at(path)
+                seen.add(name)
 
 
 def _mentions_noises(path: str) -> bool:

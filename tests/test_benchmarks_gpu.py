@@ -46,7 +46,7 @@ def test_smoke_run(tmp_path):
     assert timed["limit"].keys() == timed["fraction_of_limit"].keys() == {"forward", "backward"}
     assert max(timed["errors"].values()) <= timed["tolerance"]
     assert cases["time 1048576x128 bfloat16 t=0.5"]["seconds_of_both"] > 0
-    assert 40 < len(cases) < len(CASES)  # one of each kind
+    assert 30 < len(cases) < len(CASES)  # one of each kind
 
     for noise, shares in (("linear", {"3", "5"}), ("gaussian", {"3"})):
         timed = first(cases, f"time {noise} ")

@@ -100,11 +100,24 @@ def test_ddp_averages_the_gradients_of_the_ranks(tmp_path):
         torch.testing.assert_close(mean, (first + second) / 2)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of several runs in the same two processes, one after the other."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_twice("train_all", str(folder))
+    return folder
+
+
+def train_all(folder):
+    for kind in DATA:
+        train(f"{folder}/{kind}", kind)
+    train_gathered(f"{folder}/gathered")
+
+
 @pytest.mark.parametrize("kind", DATA)
-def test_processes_share_an_epoch_and_end_with_the_same_weights(kind, tmp_path):
-    run_twice("train", str(tmp_path / "run"), kind)
+def test_processes_share_an_epoch_and_end_with_the_same_weights(kind, trained):
     (seen, weights), (others, same) = (
-        torch.load(tmp_path / f"run.{rank}", weights_only=True) for rank in (0, 1)
+        torch.load(trained / f"{kind}.{rank}", weights_only=True) for rank in (0, 1)
     )
     assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
     assert seen.shape == others.shape == (12, 8, 6)  # 96 rows, twice, 16 at a time
@@ -126,9 +139,8 @@ def train_gathered(path):
     torch.save(weights, f"{path}.{os.environ['RANK']}")
 
 
-def test_trainer_with_the_negatives_of_all_processes(tmp_path):
-    run_twice("train_gathered", str(tmp_path / "run"))
-    first, second = (torch.load(tmp_path / f"run.{rank}", weights_only=True) for rank in (0, 1))
+def test_trainer_with_the_negatives_of_all_processes(trained):
+    first, second = (torch.load(trained / f"gathered.{rank}", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     local, gathered, in_parts = first
     assert not torch.allclose(local, gathered, rtol=1e-3)
@@ -136,5 +148,5 @@ def test_trainer_with_the_negatives_of_all_processes(tmp_path):
 
 
 if __name__ == "__main__":
-    functions = (average_gradients, train, train_gathered)
+    functions = (average_gradients, train_all)
     {f.__name__: f for f in functions}[sys.argv[1]](*sys.argv[2:])

@@ -71,6 +71,7 @@ def losses_and_gradients(folder):
         total = (loss * w[:, own].flatten().to(loss.dtype)).sum()
         found[name] = [loss.detach(), *torch.autograd.grad(total, leaves)]
     torch.save(found, folder / f"{rank}.pt")
+    ddp_gradients(folder)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -79,7 +80,7 @@ def results(request, tmp_path_factory):
     n, folder = request.param, tmp_path_factory.mktemp("ranks")
     said = run_ranks(__file__, n, folder, "losses_and_gradients")
     assert all("done" in text for text in said), said
-    return n, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(n)]
+    return n, folder
 
 
 @cache
@@ -107,7 +108,8 @@ def error(got, true):
 
 def test_losses_and_gradients_are_those_of_the_whole_batch(results):
     """No farther from the truth than those of one process in the same dtype, but for the slack."""
-    n_ranks, found = results
+    n_ranks, folder = results
+    found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(n_ranks)]
     checked = 0
     for name, _, dtype, counts, t, scene in cases(n_ranks):
         case = (tuple(counts), dtype, t, scene)
@@ -164,10 +166,8 @@ def ddp_gradients(folder):
     del ddp  # or gloo may abort
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_mean_over_ranks_is_one_process_with_all_rows(n, tmp_path):
-    said = run_ranks(__file__, n, tmp_path, "ddp_gradients")
-    assert all("done" in text for text in said), said
+def test_mean_over_ranks_is_one_process_with_all_rows(results):
+    n, folder = results
     counts = MODEL_COUNTS[n]
     model = make_model(gather=False, dtype=torch.float64)
     views = [
@@ -181,7 +181,7 @@ def test_mean_over_ranks_is_one_process_with_all_rows(n, tmp_path):
     largest = max(t.abs().max() for t in true)
     for micro_batch in (None, 5):
         for rank in range(n):
-            found = torch.load(tmp_path / f"{rank}-{micro_batch}.pt", weights_only=True)
+            found = torch.load(folder / f"{rank}-{micro_batch}.pt", weights_only=True)
             for got, wanted in zip(found, true, strict=True):
                 assert (got.double() - wanted).abs().max() <= 1e-6 * largest
 
@@ -316,4 +316,4 @@ def test_what_is_no_group(group):
 
 
 if __name__ == "__main__":
-    main({f.__name__: f for f in (losses_and_gradients, ddp_gradients, several)})
+    main({f.__name__: f for f in (losses_and_gradients, several)})

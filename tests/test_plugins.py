@@ -450,12 +450,15 @@ def test_listing_is_quick_beside_200_distributions(site):
     assert len(list(metadata.distributions())) >= 200
     assert len(list_noises()) == len(BUILT_IN) + 5
 
-    def seconds() -> float:
+    def seconds(look) -> float:
         start = time.thread_time()  # other processes do not count
-        list_noises()
+        look()
         return time.thread_time() - start
 
-    assert min(seconds() for _ in range(30)) < 5e-3
+    ours = min(seconds(list_noises) for _ in range(30))
+    theirs = min(seconds(lambda: metadata.entry_points(group=GROUP)) for _ in range(10))
+    # Theirs takes 8 ms where ours takes 3: a machine that is slower for all may take longer.
+    assert ours < max(5e-3, 0.6 * theirs)
 
 
 def test_distributions_that_are_broken_themselves_break_no_other(site):

@@ -59,7 +59,7 @@ class Batch:
     @property
     def kind(self) -> object:
         """What takes other lines of the benchmark's code."""
-        return self.noise, self.dtype.is_floating_point, self.strided, self.low
+        return self.noise, self.dtype.is_floating_point, self.strided
 
     def shrunk(self) -> Batch:
         return replace(self, n=min(self.n, 4), f=min(self.f, 9))

@@ -74,7 +74,7 @@ class Problem:
     @property
     def kind(self) -> object:
         """What takes other lines of the benchmark's code."""
-        return self.dtype, self.learns_temperature, self.scene
+        return self.dtype, self.learns_temperature
 
     def shrunk(self) -> Problem:
         return replace(self, n=min(self.n, 21), d=min(self.d, 20))

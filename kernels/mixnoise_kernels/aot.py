@@ -7,6 +7,7 @@ instructions off the result.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -177,6 +178,13 @@ def _mix_cases(arch: int, dtype: str, function: int) -> Iterator[Case]:
         yield Case("views_gradient", arch, dtype, config | out, block)
 
 
+def compiler() -> dict[str, str]:
+    """What decides the machine code: Triton, and the kernels' sources."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return {"triton": triton.__version__, "sources": digest}
+
+
 def compile_case(case: Case) -> Report:
     kernel = KERNELS[case.kernel]
     constants = {k: v for k, v in case.config.items() if k != "num_warps"}
@@ -286,20 +294,23 @@ def _main_loop(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mixnoise_kernels.aot", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="a list of objects, one a compilation")
+    parser.add_argument("--json", action="store_true", help="an object a compilation")
     parser.add_argument("--arch", type=int, nargs="+", default=list(CHIPS))
     parser.add_argument("--dtype", nargs="+", default=["bf16", "fp32"], choices=_ELEMENT_BYTES)
     parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=KERNELS)
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROW_LENGTHS))
     options = parser.parse_args()
     chosen = [
         case
         for case in cases(tuple(options.arch), tuple(options.dtype))
         if case.kernel in options.kernel
+        and case.config.get("BLOCK_D", options.rows[0]) in options.rows
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         reports = list(pool.map(compile_case, chosen))
     if options.json:
-        print(json.dumps([asdict(report) for report in reports], indent=1))
+        lines = ",\n".join(json.dumps(asdict(report)) for report in reports)
+        print(f'{{"compiler": {json.dumps(compiler())}, "reports": [\n{lines}\n]}}')
     else:
         _print_table(reports)
     return 0
