@@ -180,7 +180,7 @@ def _mix_cases(arch: int, dtype: str, function: int) -> Iterator[Case]:
 
 def compiler() -> dict[str, str]:
     """What decides the machine code: Triton, and the kernels' sources."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.name != "aot.py")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return {"triton": triton.__version__, "sources": digest}
 
@@ -294,7 +294,8 @@ def _main_loop(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mixnoise_kernels.aot", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="an object a compilation")
+    parser.add_argument("--json", action="store_true", help="a list of objects, one a compilation")
+    parser.add_argument("--save", type=Path, help="a file for them and what they depend on")
     parser.add_argument("--arch", type=int, nargs="+", default=list(CHIPS))
     parser.add_argument("--dtype", nargs="+", default=["bf16", "fp32"], choices=_ELEMENT_BYTES)
     parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=KERNELS)
@@ -308,9 +309,11 @@ def main() -> int:
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         reports = list(pool.map(compile_case, chosen))
-    if options.json:
-        lines = ",\n".join(json.dumps(asdict(report)) for report in reports)
-        print(f'{{"compiler": {json.dumps(compiler())}, "reports": [\n{lines}\n]}}')
+    lines = "[\n" + ",\n".join(json.dumps(asdict(report)) for report in reports) + "\n]"
+    if options.save:
+        options.save.write_text(f'{{"compiler": {json.dumps(compiler())}, "reports": {lines}}}\n')
+    elif options.json:
+        print(lines)
     else:
         _print_table(reports)
     return 0
