@@ -1,6 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv and installs what
 # it needs the first time, and again only when pyproject.toml or constraints.txt has changed.
 
+# --no-compile: most of what is installed is never imported.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,12 +40,12 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sklearn,train,plot]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[sklearn,train,plot]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[cli,sklearn,train,plot,graph,triton]" --group test
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cli,sklearn,train,plot,graph,triton]" --group test
 	@touch $@ $(VENV)/.demo
 
 clean:
