@@ -56,7 +56,7 @@ def accelerator_for(
             for tracker in accelerator.trackers:
                 try:
                     tracker.finish()
-                except Exception as error:
+                except Exception as error:  # as in track, and the run is done
                     warn(f"tracker {tracker.name!r} could not be closed: {error}")
         if dist.is_initialized() and not had_group:
             if accelerator is not None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 _FINE, _FAILED = 0, 1
 _MAX_WORDS = 8
-_TOLD = "_mixnoise_told"
 
 
 def resolve(group: object) -> dist.ProcessGroup | None:
@@ -70,16 +69,11 @@ def _ranks(ranks: Sequence[int], group: dist.ProcessGroup) -> str:
 
 @contextmanager
 def failing_together(group: dist.ProcessGroup) -> Iterator[None]:
-    """If what is inside raises in one process, all others raise in the :func:`exchange` after it.
-
-    Two of them may be nested: an error that has been told is not told again.
-    """
+    """What is raised inside by one process is raised by all others in their next ``exchange``."""
     try:
         yield
-    except Exception as error:
-        if not getattr(error, _TOLD, False):
-            setattr(error, _TOLD, True)
-            _exchange(_FAILED, (), group)
+    except Exception:  # whatever it is, it is told and goes on
+        _exchange(_FAILED, (), group)
         raise
 
 

@@ -98,7 +98,8 @@ class _Rows(torch.autograd.Function):
     ) -> Tensor:
         rows = gather_rows(torch.stack((z1, z2)), counts, group)
         loss: Tensor
-        loss, ctx.saved = backend.forward(z1, z2, rows, offset, temperature, number, precision)
+        with torch.autocast(z1.device.type, enabled=False):
+            loss, ctx.saved = backend.forward(z1, z2, rows, offset, temperature, number, precision)
         ctx.save_for_backward(z1, z2, temperature)
         ctx.settings = backend, number, precision, group, counts
         return loss
@@ -113,8 +114,9 @@ class _Rows(torch.autograd.Function):
         grad_largest = largest(grad.abs().amax(), group)
         own = backend.weights(grad, grad_largest, ctx.saved, temperature, number)
         every = gather_rows(own, counts, group)
-        dz1, dz2, dt = backend.backward(
-            grad, grad_largest, z1, z2, every, ctx.saved, temperature, number, precision
-        )
+        with torch.autocast(z1.device.type, enabled=False):
+            dz1, dz2, dt = backend.backward(
+                grad, grad_largest, z1, z2, every, ctx.saved, temperature, number, precision
+            )
         dt = dt.to(temperature.dtype) if ctx.needs_input_grad[2] else None
         return dz1, dz2, dt, *[None] * 6

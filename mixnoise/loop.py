@@ -168,7 +168,7 @@ class Loop:
                 if not ended:
                     batch = send_to_device(batch, self.accelerator.device)
                     inputs = model_inputs(batch, self.takes_anything)
-            except Exception as raised:
+            except Exception as raised:  # whatever it is, it is told to the others and raised
                 if shared or not self.termination.requested:
                     raised.add_note(f"Raised by the data at {where}{self.newest_checkpoint()}.")
                     error = raised

@@ -98,7 +98,7 @@ class DACL(nn.Module):
             micro_batch: rows that encoder and projector take at a time, >= 1; None: all. What they
                 keep for the backward is computed again there, a micro-batch at a time, with the
                 same dropout. So memory is that of a micro-batch, and loss and gradient are those
-                of the whole batch, for a third more time. Not for layers that look at the whole
+                of the whole batch, for a second forward. Not for layers that look at the whole
                 batch, such as batch norm in training mode, nor for "hidden" noise at a submodule.
             **kwargs: with "hidden" noise passed to the encoder.
         """

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +13,11 @@ from noise_cases import triton_mix
 from nt_xent_cases import triton_nt_xent
 
 import mixnoise.ops
+
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    import quick_interpreter
+
+    quick_interpreter.install()
 
 
 @pytest.fixture

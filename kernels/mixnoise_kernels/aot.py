@@ -15,79 +15,28 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import triton
 import triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from mixnoise_kernels import blocks, mix
-from mixnoise_kernels.gradient import gradient_kernel
-from mixnoise_kernels.loss import loss_kernel, weights_kernel
-from mixnoise_kernels.normalize import normalize_backward_kernel, normalize_kernel
-from mixnoise_kernels.rows import rows_kernel
-from mixnoise_kernels.triangle import triangle_kernel
-from mixnoise_kernels.views import views_kernel
-from mixnoise_kernels.views_gradient import views_gradient_kernel
+from mixnoise_kernels import mix
+from mixnoise_kernels.aot_cases import (
+    CHIPS,
+    ELEMENT_BYTES,
+    KERNELS,
+    ROW_LENGTHS,
+    Case,
+    cases,
+    compile_case,
+)
 
-# Shared memory of one program: CUDA C++ Programming Guide, compute capabilities.
-CHIPS = {
-    80: blocks.Chip(8, 163 * 1024, 108),
-    90: blocks.Chip(9, 227 * 1024, 132),
-    100: blocks.Chip(10, 227 * 1024, 148),
-}
-ROW_LENGTHS = (64, 128, 256, 512)
-_ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 _TENSOR_CORE = re.compile(r"(HGMMA|HMMA|UTC\w*MMA)")
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-KERNELS = {
-    "normalize": normalize_kernel,
-    "triangle": triangle_kernel,
-    "rows": rows_kernel,
-    "loss": loss_kernel,
-    "weights": weights_kernel,
-    "gradient": gradient_kernel,
-    "normalize_backward": normalize_backward_kernel,
-    "views": views_kernel,
-    "views_gradient": views_gradient_kernel,
-}
-# Pointers to the input's dtype; others are to float32, but for these.
-_INPUTS = {"z1_ptr", "z2_ptr", "dz1_ptr", "dz2_ptr", "unit_ptr", "own_ptr"}
-_INPUTS |= {"x_ptr", "views_ptr", "dx_ptr"}
-_POINTERS = {
-    "seed_ptr": "i64",
-    "partner_ptr": "i64",
-    "kind_ptr": "u8",
-    "order_ptr": "i64",
-    "start_ptr": "i64",
-    "share_ptr": "fp64",
-}
-# Multiples of 16 as a rule, of which the compiler is told when a kernel is launched.
-_EVEN = {"d", "n_padded", "own_padded", "stride1", "stride2", "n_columns", "row_stride"}
-_EVEN |= {"view_stride", "out_row_stride", "grad_view_stride", "grad_row_stride"}
-# What may be 1, which the compiler then takes for a constant.
-_MAY_BE_ONE = {"d", "stride1", "stride2", "grad_stride", "n_columns", "row_stride", "view_stride"}
-_MAY_BE_ONE |= {"out_row_stride", "grad_view_stride", "grad_row_stride"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A kernel with everything its compilation depends on."""
-
-    kernel: str
-    arch: int
-    dtype: str
-    config: dict[str, Any]
-    # What a thread block has of the main loop's products, or of elements of a batch.
-    elements: int
-    # Whether sizes are 1 that may be, and the temperature a tensor.
-    is_tiny: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,119 +58,15 @@ class Report:
     instructions_per_element: float
 
 
-def row_lengths(dtype: str) -> tuple[int, ...]:
-    """Half types have blocks for each; float32 has one choice of blocks, whatever the length."""
-    return ROW_LENGTHS[1::2] if dtype == "fp32" else ROW_LENGTHS
-
-
-def cases(arches: tuple[int, ...], dtypes: tuple[str, ...]) -> Iterator[Case]:
-    for arch in arches:
-        for dtype in dtypes:
-            for d in row_lengths(dtype):
-                yield from _loss_cases(arch, dtype, d)
-            for function in (-1, *range(len(mix.FUNCTIONS))):
-                yield from _mix_cases(arch, dtype, function)
-    for case in (*_loss_cases(90, "bf16", 64), *_mix_cases(90, "bf16", -1)):
-        tensor = {"FROM_TENSOR": True} if "FROM_TENSOR" in case.config else {}
-        yield replace(case, config=case.config | tensor, is_tiny=True)
-
-
-def _loss_cases(arch: int, dtype: str, d: int) -> Iterator[Case]:
-    size, chip = _ELEMENT_BYTES[dtype], CHIPS[arch]
-    number = {"FROM_TENSOR": False}
-
-    def case(kernel: str, elements: int, *parts: dict[str, Any]) -> Case:
-        return Case(
-            kernel, arch, dtype, {k: v for part in parts for k, v in part.items()}, elements
-        )
-
-    rows = blocks.rows_at_a_time(d)
-    each = {"BLOCK_ROWS": rows, "BLOCK_D": d}
-    yield case("normalize", rows * d, each, number, {"TINY": 1e-38, "ROUND_TO": ""})
-    yield case("normalize_backward", rows * d, each, {"PARTS": 2})
-    yield case("loss", 32 * d, number, {"BLOCK_ROWS": 32, "BLOCK_SUMS": 16}, _row(d, min(d, 64)))
-    if d == row_lengths(dtype)[0]:  # rows do not matter to it
-        yield case("weights", 128, number, {"BLOCK_ROWS": 128, "WEIGHT_SCALE": 1.0})
-
-    products = {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
-    t = blocks.triangle(size, d, chip)
-    square = {"WARPS": min(t.warps, t.rows // 16), "BLOCK": t.rows}
-    yield case("triangle", t.rows**2, products, number, square, _tile(t, d))
-    for kernel in ("rows", "gradient"):
-        for running in (False, True):
-            r = blocks.rows(size, d, running, chip)
-            tile = {"RUNNING": running, "BLOCK": r.rows, "BLOCK_COLUMNS": r.columns}
-            out = {"BLOCK_OUT": r.out, "PARTS": 2} if kernel == "gradient" else {}
-            yield case(kernel, r.rows * r.columns, products, number, tile, out, _tile(r, d))
-
-
-def _row(d: int, k: int) -> dict[str, Any]:
-    return {"BLOCK_D": d, "BLOCK_K": k}
-
-
-def _tile(chosen: blocks.Blocks, d: int) -> dict[str, Any]:
-    return _row(d, chosen.k) | {"STAGES": chosen.stages, "num_warps": chosen.warps}
-
-
-def _mix_cases(arch: int, dtype: str, function: int) -> Iterator[Case]:
-    block = mix.block_of(1024)
-    rows, warps = mix.rows_and_warps(block, function < 0)
-    common = {"FUNCTION": function, "WIDE": tl.float32, "BLOCK": block}
-    views = {"VIEWS": 2, "APPROXIMATE": dtype != "fp32", "BLOCK_ROWS": rows, "num_warps": warps}
-    gradient: dict[str, Any] = {"LARGEST": 3e38, "num_warps": 1}
-    contiguous = {"column_stride": 1}
-    for low in ("", "columns") if function in (-1, 1) else ("",):
-        config = common | contiguous | {"LOW": low}
-        out = views | {"out_column_stride": 1}
-        yield Case("views", arch, dtype, config | out, 4 * rows * block)
-        out = gradient | {"grad_column_stride": 1}
-        yield Case("views_gradient", arch, dtype, config | out, block)
-
-
 def compiler() -> dict[str, str]:
-    """What decides the machine code: Triton, and the kernels' sources."""
+    """What decides the machine code: Triton, the kernels' sources, and what is compiled of them."""
     sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.name != "aot.py")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return {"triton": triton.__version__, "sources": digest}
 
 
-def compile_case(case: Case) -> Report:
-    kernel = KERNELS[case.kernel]
-    constants = {k: v for k, v in case.config.items() if k != "num_warps"}
-    signature: dict[str, str] = {}
-    attributes: dict[tuple[int], list[list[object]]] = {}
-    for i, name in enumerate(kernel.arg_names):
-        if case.is_tiny and name in _MAY_BE_ONE:
-            constants[name] = 1
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.endswith("_ptr"):
-            signature[name] = "*" + _element(case, name)
-        else:
-            signature[name] = "fp32" if name == "temperature" else "i32"
-        if name.endswith("_ptr") or (name in _EVEN and name not in constants):
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    compiled = triton.compile(
-        ASTSource(kernel, signature, constants, attributes),
-        target=GPUTarget("cuda", case.arch, 32),
-        options={"num_warps": _warps(case)},
-    )
-    return _read(case, compiled)
-
-
-def _element(case: Case, pointer: str) -> str:
-    if pointer in _INPUTS or (pointer == "grad_ptr" and case.kernel == "views_gradient"):
-        return case.dtype
-    if pointer == "log2_l_ptr" and case.kernel != "gradient":
-        return "fp64"
-    return _POINTERS.get(pointer, "fp32")
-
-
-def _warps(case: Case) -> int:
-    return int(case.config.get("num_warps", 4))
-
-
-def _read(case: Case, compiled: Any) -> Report:
+def report(case: Case) -> Report:
+    compiled = compile_case(case)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -232,7 +77,7 @@ def _read(case: Case, compiled: Any) -> Report:
     operations = [_operation(i) for i in instructions]
     loop = _main_loop(operations, instructions, targets)
     body = operations if loop is None else loop
-    per_element = 32 * _warps(case) / case.elements
+    per_element = 32 * case.warps / case.elements
     exponentials = sum(name.startswith("MUFU.EX2") for name in body)
     return Report(
         kernel=case.kernel,
@@ -297,7 +142,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list of objects, one a compilation")
     parser.add_argument("--save", type=Path, help="a file for them and what they depend on")
     parser.add_argument("--arch", type=int, nargs="+", default=list(CHIPS))
-    parser.add_argument("--dtype", nargs="+", default=["bf16", "fp32"], choices=_ELEMENT_BYTES)
+    parser.add_argument("--dtype", nargs="+", default=["bf16", "fp32"], choices=ELEMENT_BYTES)
     parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=KERNELS)
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROW_LENGTHS))
     options = parser.parse_args()
@@ -308,8 +153,8 @@ def main() -> int:
         and case.config.get("BLOCK_D", options.rows[0]) in options.rows
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        reports = list(pool.map(compile_case, chosen))
-    lines = "[\n" + ",\n".join(json.dumps(asdict(report)) for report in reports) + "\n]"
+        reports = list(pool.map(report, chosen))
+    lines = "[\n" + ",\n".join(json.dumps(asdict(each)) for each in reports) + "\n]"
     if options.save:
         options.save.write_text(f'{{"compiler": {json.dumps(compiler())}, "reports": {lines}}}\n')
     elif options.json:

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.normalize import PLAIN_FROM, factor_of_products, temperature_of
-from mixnoise_kernels.tiles import held_rows, load_rows, products_by_chunks, tiles_of_view
+from mixnoise_kernels.tiles import held_rows, products_of_tile, tiles_of_view
 
 
 @triton.jit
@@ -35,24 +35,10 @@ def _gradient_tile(
 ):
     index = base + tl.arange(0, BLOCK_COLUMNS)
     weight = tl.load(weight_ptr + index)[None, :]
-    if BLOCK_K == BLOCK_D:
-        other = load_rows(unit_ptr, base, BLOCK_COLUMNS, BLOCK_D)
-        s = tl.dot(own, tl.trans(other), input_precision=PRECISION)
-    else:
-        s = products_by_chunks(
-            own_ptr,
-            own_base,
-            unit_ptr,
-            base,
-            BLOCK,
-            BLOCK_COLUMNS,
-            BLOCK_D,
-            BLOCK_K,
-            STAGES,
-            PRECISION,
-        )
-    if MASKED:
-        s = tl.where(keep, s, -float("inf"))
+    s, other = products_of_tile(
+        own, own_ptr, own_base, unit_ptr, base, keep,
+        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, PRECISION,
+    )  # fmt: skip
     if RUNNING:
         s *= scale
         # Each no larger than its weight, whatever the temperature.

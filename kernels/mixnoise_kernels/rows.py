@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.normalize import PLAIN_FROM, factor_of_products, temperature_of
-from mixnoise_kernels.tiles import held_rows, load_rows, products_by_chunks, tiles_of_view
+from mixnoise_kernels.tiles import held_rows, products_of_tile, tiles_of_view
 
 # Below any s, but finite: -inf may be subtracted by it.
 _NO_MAXIMUM = tl.constexpr(-1e30)
@@ -32,24 +32,10 @@ def _rows_tile(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    if BLOCK_K == BLOCK_D:
-        other = load_rows(unit_ptr, base, BLOCK_COLUMNS, BLOCK_D)
-        s = tl.dot(own, tl.trans(other), input_precision=PRECISION)
-    else:
-        s = products_by_chunks(
-            own_ptr,
-            own_base,
-            unit_ptr,
-            base,
-            BLOCK,
-            BLOCK_COLUMNS,
-            BLOCK_D,
-            BLOCK_K,
-            STAGES,
-            PRECISION,
-        )
-    if MASKED:
-        s = tl.where(keep, s, -float("inf"))
+    s, _ = products_of_tile(
+        own, own_ptr, own_base, unit_ptr, base, keep,
+        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, PRECISION,
+    )  # fmt: skip
     if RUNNING:
         s *= scale
         latest = tl.maximum(largest, tl.max(s, 1))

@@ -56,6 +56,45 @@ def products_by_chunks(
 
 
 @triton.jit
+def products_of_tile(
+    own,
+    own_ptr,
+    own_base,
+    unit_ptr,
+    base,
+    keep,
+    MASKED: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Products of own rows with rows base, base + 1, ..., and these rows, if own ones are held."""
+    other = own
+    if BLOCK_K == BLOCK_D:
+        other = load_rows(unit_ptr, base, BLOCK_COLUMNS, BLOCK_D)
+        s = tl.dot(own, tl.trans(other), input_precision=PRECISION)
+    else:
+        s = products_by_chunks(
+            own_ptr,
+            own_base,
+            unit_ptr,
+            base,
+            BLOCK,
+            BLOCK_COLUMNS,
+            BLOCK_D,
+            BLOCK_K,
+            STAGES,
+            PRECISION,
+        )
+    if MASKED:
+        s = tl.where(keep, s, -float("inf"))
+    return s, other
+
+
+@triton.jit
 def tiles_of_view(half, position, n, BLOCK: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
     """Half of a view's column tiles, as bounds of those to be taken whole and of those masked.
 

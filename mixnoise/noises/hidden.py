@@ -55,7 +55,7 @@ class Hidden(Noise):
         self.at = at
 
     @property
-    def identity(self) -> Mapping[str, Any] | None:  # type: ignore[override]
+    def identity(self) -> Mapping[str, Any] | None:  # type: ignore[override] # of each object
         """Arguments of the inner noise."""
         return self.noise.identity
 

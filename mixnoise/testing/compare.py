@@ -25,7 +25,7 @@ def equal(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(equal, a, b))
-    if type(a).__eq__ is object.__eq__:  # type: ignore[comparison-overlap]
+    if type(a).__eq__ is object.__eq__:  # type: ignore[comparison-overlap] # not of Any
         return type(a) is type(b)
     return bool(a == b)
 

@@ -18,7 +18,7 @@ from mixnoise.seeding import preserved_random_state
 from mixnoise.testing.compare import describe_error, difference, equal
 from mixnoise.testing.report import CheckFailed
 from mixnoise.testing.state import pin
-from mixnoise.testing.subject import Subject, as_tensor
+from mixnoise.testing.subject import Subject, as_tensor, expect_shape
 
 DTYPES = (
     torch.float64,
@@ -78,17 +78,12 @@ def shape(subject: Subject) -> None:
                 break
             try:
                 views = subject.views(x, n_views)
-            except Exception as error:
+            except Exception as error:  # whatever a noise raises is a result
                 raise CheckFailed(
                     f"{n_views} views of x {tuple(x.shape)} must be made, or sample refuse x by a "
                     f"ValueError or TypeError; got {describe_error(error)}"
                 ) from error
-            expected = (n_views, *x.shape)
-            if views.shape != expected:
-                raise CheckFailed(
-                    f"{n_views} views of x {tuple(x.shape)} must have shape {expected}, got "
-                    f"{tuple(views.shape)}"
-                )
+            expect_shape(views, n_views, x)
 
 
 def dtype(subject: Subject) -> None:
@@ -100,7 +95,7 @@ def dtype(subject: Subject) -> None:
             continue
         try:
             views = subject.views(x)
-        except Exception as error:
+        except Exception as error:  # whatever a noise raises is a result
             raise CheckFailed(
                 f"views of {wanted} data must be made, or sample refuse it by a TypeError or "
                 f"ValueError; got {describe_error(error)}"
@@ -138,7 +133,7 @@ def device(subject: Subject) -> None:
     try:
         noise, elsewhere = copy.deepcopy(subject.noise).to("meta"), x.to("meta")
         views = as_tensor(noise.apply(elsewhere, noise.sample(elsewhere, views=2)))
-    except Exception as error:
+    except Exception as error:  # whatever a noise raises is a result
         # Values cannot be read on "meta", which is no fault; mixing devices would be one anywhere.
         if re.search(r"(expected|same) device", str(error)):
             raise CheckFailed(

@@ -104,7 +104,7 @@ def non_contiguous(subject: Subject) -> None:
             described = f"x {what} (shape {tuple(x.shape)}, strides {strided.stride()})"
             try:
                 got = _views_as_is(subject, strided)
-            except Exception as error:
+            except Exception as error:  # whatever a noise raises is a result
                 raise CheckFailed(
                     f"{described} must give the views of x.contiguous(), got "
                     f"{describe_error(error)}"

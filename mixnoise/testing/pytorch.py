@@ -71,7 +71,7 @@ def torch_compile(subject: Subject) -> None:
     compiled = torch.compile(call, fullgraph=True, backend=backend)
     try:
         got = _with_gradient(compiled, subject.noise, x, subject.sample(x))
-    except Exception as error:
+    except Exception as error:  # whatever a noise raises is a result
         raise CheckFailed(
             f"apply must compile with fullgraph=True, got {describe_error(error)}"
         ) from error

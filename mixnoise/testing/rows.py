@@ -12,7 +12,7 @@ from torch import Tensor
 from mixnoise.testing.compare import describe_error
 from mixnoise.testing.data import N_ROWS
 from mixnoise.testing.report import CheckFailed
-from mixnoise.testing.subject import Subject
+from mixnoise.testing.subject import Subject, expect_shape
 
 #: Moves every row. Of the pairs that a fixed rule makes (neighbours at any distance, opposites,
 #: even and odd ones), at most one stays a pair.
@@ -110,17 +110,12 @@ def empty_batch(subject: Subject) -> None:
 def _views_of_size(subject: Subject, x: Tensor, pin_: int) -> Tensor:
     try:
         views = subject.views(x, N_VIEWS, pin_)
-    except Exception as error:
+    except Exception as error:  # whatever a noise raises is a result
         raise CheckFailed(
             f"x with {x.shape[0]} rows must give views, or a ValueError or TypeError from sample "
             f"that names the rule; got {describe_error(error)}"
         ) from error
-    expected = (N_VIEWS, *x.shape)
-    if views.shape != expected:
-        raise CheckFailed(
-            f"{N_VIEWS} views of x {tuple(x.shape)} must have shape {expected}, got "
-            f"{tuple(views.shape)}"
-        )
+    expect_shape(views, N_VIEWS, x)
     return views
 
 

@@ -88,3 +88,12 @@ def as_tensor(views: object) -> Tensor:
     if not isinstance(views, Tensor):
         raise CheckFailed(f"apply must return a tensor, got {type(views).__name__}")
     return views
+
+
+def expect_shape(views: Tensor, n_views: int, x: Tensor) -> None:
+    expected = (n_views, *x.shape)
+    if views.shape != expected:
+        raise CheckFailed(
+            f"{n_views} views of x {tuple(x.shape)} must have shape {expected}, got "
+            f"{tuple(views.shape)}"
+        )

@@ -71,6 +71,6 @@ class Scarf(Noise):
         redrawn = torch.rand(shape, generator=generator, device=device) < self.rate
         return torch.where(redrawn, other, own).to(x.device)
 
-    def apply(self, x: Tensor, draw: Tensor) -> Tensor:  # type: ignore[override]
+    def apply(self, x: Tensor, draw: Tensor) -> Tensor:  # type: ignore[override] # nn.Module's
         """Views ``(views, N, *features)`` of x: a pure function of x and draw."""
         return x.expand(draw.shape[0], *x.shape).gather(1, draw)
