@@ -15,9 +15,9 @@ from nt_xent_cases import triton_nt_xent
 import mixnoise.ops
 
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
-    import quick_interpreter
+    import triton_interpreter
 
-    quick_interpreter.install()
+    triton_interpreter.install()
 
 
 @pytest.fixture

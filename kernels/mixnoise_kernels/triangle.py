@@ -66,6 +66,7 @@ def triangle_kernel(
     unit_ptr,  # (2 n_padded, BLOCK_D)
     sums_ptr,  # (programs, 2 n_padded), float32, zeros
     temperature_ptr,
+    temperature,
     n,
     n_padded,
     n_parts,
@@ -89,7 +90,7 @@ def triangle_kernel(
     """
     if FROM_TENSOR:  # noqa: SIM102 - compiled away, with what is below
         # The host does not know which form it will be, and launches both.
-        if not (temperature_of(temperature_ptr, 0.0, True) >= PLAIN_FROM):
+        if not (temperature_of(temperature_ptr, temperature, True) >= PLAIN_FROM):
             return
     n_blocks = tl.cdiv(n, BLOCK)
     has_edge = (n % BLOCK != 0).to(tl.int32)
