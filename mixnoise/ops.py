@@ -9,15 +9,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mixnoise._torch import operators as torch_operators
 from mixnoise._torch.mix import arithmetic_dtype
-from mixnoise._torch.operators import mix_views, nt_xent_rows
 from mixnoise.collectives import resolve
 from mixnoise.draw import FUNCTIONS, Draw
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BACKENDS = ("auto", "torch", "triton")
 REDUCTIONS = ("mean", "sum", "none")
-PRECISIONS = ("auto", "ieee", "tf32x3", "tf32")
+PRECISIONS = ("auto", "ieee", "bf16x6", "tf32x3", "tf32")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -91,10 +91,12 @@ def nt_xent(
             A tensor is never read on the host: if it is not > 0 the loss is NaN.
         reduction: "mean" over the 2N rows, "sum", or "none".
         precision: of the products of float32 rows. "auto" follows
-            ``torch.get_float32_matmul_precision()``: "highest" is "tf32x3" (three products of
-            tensor cores, some 2^-22) in Triton, anything else "tf32" (2^-11); "ieee" demands
-            float32 products, the slowest. In Triton, half types are multiplied as they are: unit
-            rows are rounded to them. The PyTorch backend computes half types in float32.
+            ``torch.get_float32_matmul_precision()``: "highest" is "bf16x6" in Triton, as exact as
+            float32's own products (rows in three terms of bfloat16, the six products of these that
+            count), anything else "tf32" (2^-11). "tf32x3" takes three products (some 2^-22);
+            "ieee" demands float32 products, the slowest. In Triton, half types are multiplied as
+            they are: unit rows are rounded to them. The PyTorch backend computes half types in
+            float32.
         group: a process group, or "world" for all processes, to take negatives from all of its
             ranks, whose numbers of rows may differ. The loss is that of this rank's rows; its
             gradient is that of the sum of all ranks' losses. "mean" is the sum over this rank's
@@ -139,7 +141,7 @@ def nt_xent(
     else:
         check_torch_precision(precision, z1.device)
         keep = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
-        rows, *_ = nt_xent_rows(z1, z2, tensor, number, keep)
+        rows, *_ = torch_operators.nt_xent_rows(z1, z2, tensor, number, keep)
     return rows.mean() if reduction == "mean" else rows.sum() if reduction == "sum" else rows
 
 
@@ -195,6 +197,22 @@ def check_torch_precision(precision: str, device: torch.device) -> None:
         f"torch.get_float32_matmul_precision() == {torch.get_float32_matmul_precision()!r}; "
         "use 'auto'"
     )
+
+
+def draw_rows(
+    seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
+) -> tuple[Tensor, Tensor]:
+    """Partners, int64, and coefficients, float32 in (alpha, 1], each ``(views, n_rows)``."""
+    operators = kernels_for("draw", "auto", seed) or torch_operators
+    drawn: tuple[Tensor, Tensor] = operators.draw_rows(seed, views, n_rows, alpha, per_batch)
+    return drawn
+
+
+def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
+    """uint8 ``(n_rows,)``, uniform over 0..n_kinds-1; one for all rows with ``per_batch``."""
+    operators = kernels_for("draw", "auto", seed) or torch_operators
+    kinds: Tensor = operators.draw_kinds(seed, n_rows, n_kinds, per_batch)
+    return kinds
 
 
 def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
@@ -253,9 +271,8 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
                     f"draw.low must broadcast to one row {tuple(features)}, got {tuple(low.shape)}"
                 ) from None
         low = low.detach().to(x.device, arithmetic_dtype(x.dtype))
-    kernels = kernels_for("mix", backend, x)
-    operator = kernels.mix_views if kernels else mix_views
-    views: Tensor = operator(
+    operators = kernels_for("mix", backend, x) or torch_operators
+    views: Tensor = operators.mix_views(
         x.reshape(n_rows, features.numel()),
         draw.seed,
         draw.partner,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import hypothesis.strategies as st
 import noise_oracles as oracles
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mixnoise import Draw, get_noise
+from mixnoise._torch import operators as torch_operators
 from mixnoise.draw import FUNCTIONS
 from mixnoise.ops import mix
 
@@ -36,7 +38,7 @@ from mixnoise_kernels import mix as host
 from mixnoise_kernels import operators
 from mixnoise_kernels.blocks import Chip
 from mixnoise_kernels.elementary import LOG2_ZERO, log2, normal_pair
-from mixnoise_kernels.hash import element_words
+from mixnoise_kernels.hash import STREAM_ELEMENT, words
 from mixnoise_kernels.rounding import narrow, round_to_tf32
 from mixnoise_kernels.views import quarter_of
 
@@ -295,16 +297,19 @@ def test_nothing_is_read_beyond_the_end():
 # Launches.
 
 
+@pytest.mark.parametrize("element_bytes", [1, 2, 4, 8])
 @pytest.mark.parametrize("of_each_row", [False, True])
-def test_programs_cover_every_column(of_each_row):
+def test_programs_cover_every_column(of_each_row, element_bytes):
     for n_columns in range(1, 5001):
         quarter, block = host._quarter(n_columns), host.block_of(n_columns)
-        rows, warps = host.rows_and_warps(block, of_each_row)
+        rows, warps = host.rows_and_warps(block, element_bytes, of_each_row)
         assert quarter % 8 == 0
         assert n_columns <= 4 * quarter < n_columns + 32
         assert block in (8, 16, 32, 64, 128, 256)
         assert quarter <= block < 2 * quarter or (quarter > block == 256)
-        assert (rows, warps) == ((1, 1) if of_each_row else (1024 // block, 4))
+        assert rows == 1 or not of_each_row
+        # A thread never has more than 16 bytes of a quarter in one piece.
+        assert rows * block * element_bytes <= 16 * 32 * warps
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.int64], ids=str)
@@ -420,7 +425,7 @@ def test_quarters_are_those_of_the_launch():
 def _words_kernel(seed_ptr, view_ptr, row_ptr, block_ptr, words_ptr, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
     row, block = tl.load(row_ptr + i), tl.load(block_ptr + i)
-    a, b, c, d = element_words(seed_ptr, tl.load(view_ptr), row, block)
+    a, b, c, d = words(seed_ptr, STREAM_ELEMENT, tl.load(view_ptr), row, block)
     tl.store(words_ptr + i, a.to(tl.int32, bitcast=True))
     tl.store(words_ptr + SIZE + i, b.to(tl.int32, bitcast=True))
     tl.store(words_ptr + 2 * SIZE + i, c.to(tl.int32, bitcast=True))
@@ -433,12 +438,50 @@ def test_words_are_the_oracles(seed, view):
     random = np.random.default_rng(seed % 2**64)
     row, block = random.integers(0, 2**31 - 1, (2, 256), dtype=np.int32)
     row[:4], block[:4] = (0, 1, 0, 2**31 - 1), (0, 0, 1, 2**31 - 1)
-    words = torch.zeros(4, 256, dtype=torch.int32, device=DEVICE)
+    found = torch.zeros(4, 256, dtype=torch.int32, device=DEVICE)
     view_number = torch.tensor(view, dtype=torch.int32, device=DEVICE)
     inputs = torch.tensor(seed, device=DEVICE), view_number, on_device(row), on_device(block)
-    _words_kernel[(1,)](*inputs, words, SIZE=256)
+    _words_kernel[(1,)](*inputs, found, SIZE=256)
     expected = oracles.hash4(*oracles.key(seed, oracles.ELEMENT, view), row, block)
-    assert (words.cpu().numpy().view(np.uint32) == np.stack(expected)).all()
+    assert (found.cpu().numpy().view(np.uint32) == np.stack(expected)).all()
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(
+    seed=SEEDS | st.sampled_from([-1, 0, 2**63 - 1, -(2**63)]),
+    views=st.integers(1, 3),
+    n_rows=st.integers(2, 20) | st.sampled_from([255, 256, 257, 1000]),
+    alpha=st.floats(0, 1, exclude_max=True),
+    per_batch=st.booleans(),
+)
+def test_draws_are_those_of_the_cpu_bit_for_bit(seed, views, n_rows, alpha, per_batch):
+    here = torch.tensor(seed)
+    there = here.to(DEVICE)
+    drawn = operators.draw_rows(there, views, n_rows, alpha, per_batch)
+    for found, expected in zip(
+        drawn, torch_operators.draw_rows(here, views, n_rows, alpha, per_batch), strict=True
+    ):
+        assert torch.equal(found.cpu(), expected)
+    assert (drawn[0].cpu().numpy() == oracles.partners(seed, views, n_rows)).all()
+    kinds = operators.draw_kinds(there, n_rows, 3, per_batch)
+    assert (kinds.cpu().numpy() == oracles.kinds(seed, n_rows, per_batch)).all()
+
+
+def test_draws_of_cuda_seeds_are_the_kernels(monkeypatch):
+    """Fake tensors tell without a GPU, and have the shapes and dtypes of real ones."""
+    monkeypatch.setattr(operators, "chip", lambda _: Chip(8, 0, 1))
+    called = []
+    for name in ("draw_rows", "draw_kinds"):
+        kernels = getattr(operators, name)
+        spy = partial(lambda kernels, *a: called.append(kernels) or kernels(*a), kernels)
+        monkeypatch.setattr(operators, name, spy)
+    with FakeTensorMode():
+        for device in ("cpu", "cuda"):
+            draw = get_noise("dacl+").sample(torch.zeros(3, 9, device=device), views=2, seed=0)
+            assert (draw.partner.shape, draw.partner.dtype) == ((2, 3), torch.int64)
+            assert (draw.coef.shape, draw.coef.dtype) == ((2, 3), torch.float32)
+            assert (draw.kind.shape, draw.kind.dtype) == ((3,), torch.uint8)
+            assert len(called) == (2 if device == "cuda" else 0)
 
 
 def every_kind_of_bits(size: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from triton.language import core
 from triton.runtime import interpreter
 
 # What a launch may give besides a kernel's own arguments, of what is used here.
-_OPTIONS = {"num_warps", "num_stages"}
+_OPTIONS = {"num_warps", "num_stages", "enable_fp_fusion"}
 
 
 def install() -> None:

@@ -96,8 +96,9 @@ def loss_variants(d: int) -> Iterator[Variant]:
         for tile, warps, stages in product(tiles, (4, 8), (2, 3, 1)):
             rows, columns, k, out = tile
             label = f"{rows}x{columns} k={k} out={out} {warps} warps {stages} stages"
-            candidates = (Blocks(*tile, warps, stages),)
-            yield Variant(part, problem, (("blocks._up_to", candidates),), label)
+            chosen = Blocks(*tile, warps, stages)
+            choices = (("blocks.triangle", chosen), ("blocks.rows", chosen))
+            yield Variant(part, problem, choices, label)
 
 
 def mix_variants(dtype: torch.dtype) -> Iterator[Variant]:

@@ -28,10 +28,11 @@ def limits(problem: Problem, rates: dict[str, float]) -> dict[str, float]:
     pairs = problem.rows**2
     if problem.dtype != torch.float32:
         flop_rate = rates["bf16_flop"]
-    else:  # tf32x3 takes three products in tf32
+    else:  # three products in tf32, or six in bfloat16
         flop_rate = {
             "tf32": rates["tf32_flop"],
             "tf32x3": rates["tf32_flop"] / 3,
+            "bf16x6": rates["bf16_flop"] / 6,
             "ieee": rates["ieee_flop"],
         }[problem.precision]
     return {
@@ -150,7 +151,7 @@ def largest(bench: Bench, problem: Problem) -> dict[str, Any]:
 
 _TIMED = [
     *[Problem(m // 2, 128, temperature=0.5) for m in (16384, 65536, 4096)],
-    Problem(8192, 128, torch.float32, 0.5, precision="tf32x3"),
+    *[Problem(8192, 128, torch.float32, 0.5, precision=p) for p in ("bf16x6", "tf32x3")],
     Problem(8192, 128, torch.float32, 0.5, precision="tf32", matmul="high"),
     *[Problem(m // 2, d, temperature=0.5) for d in (64, 256, 512) for m in (16384, 65536, 4096)],
 ]

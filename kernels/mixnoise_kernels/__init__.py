@@ -2,6 +2,6 @@
 
 NT-Xent: normalize.py, triangle.py, rows.py, loss.py and gradient.py hold kernels, tiles.py what
 they share, blocks.py their sizes, nt_xent.py the launches. Mixing: hash.py, elementary.py, views.py
-and views_gradient.py hold kernels, mix.py the launches. operators.py registers both with PyTorch;
-aot.py compiles all of aot_cases.py without a GPU.
+and views_gradient.py hold kernels, mix.py the launches. Drawing: partners.py and draw.py, likewise.
+operators.py registers all with PyTorch; aot.py compiles all of aot_cases.py without a GPU.
 """

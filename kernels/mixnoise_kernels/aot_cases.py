@@ -15,6 +15,7 @@ from mixnoise_kernels import blocks, mix
 from mixnoise_kernels.gradient import gradient_kernel
 from mixnoise_kernels.loss import loss_kernel, weights_kernel
 from mixnoise_kernels.normalize import normalize_backward_kernel, normalize_kernel
+from mixnoise_kernels.partners import draw_kinds_kernel, draw_rows_kernel
 from mixnoise_kernels.rows import rows_kernel
 from mixnoise_kernels.triangle import triangle_kernel
 from mixnoise_kernels.views import views_kernel
@@ -27,7 +28,7 @@ CHIPS = {
     100: blocks.Chip(10, 227 * 1024, 148),
 }
 ROW_LENGTHS = (64, 128, 256, 512)
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+DTYPES = ("bf16", "fp16", "fp32")
 
 KERNELS = {
     "normalize": normalize_kernel,
@@ -37,12 +38,15 @@ KERNELS = {
     "weights": weights_kernel,
     "gradient": gradient_kernel,
     "normalize_backward": normalize_backward_kernel,
+    "draw_rows": draw_rows_kernel,
+    "draw_kinds": draw_kinds_kernel,
     "views": views_kernel,
     "views_gradient": views_gradient_kernel,
 }
 # Pointers to the input's dtype; others are to float32, but for these.
-_INPUTS = {"z1_ptr", "z2_ptr", "dz1_ptr", "dz2_ptr", "unit_ptr", "own_ptr"}
-_INPUTS |= {"x_ptr", "views_ptr", "dx_ptr"}
+_INPUTS = {"z1_ptr", "z2_ptr", "dz1_ptr", "dz2_ptr", "x_ptr", "views_ptr", "dx_ptr"}
+_UNIT_ROWS = {"unit_ptr", "own_ptr"}
+_NUMBERS = {"temperature", "width", "least"}
 _POINTERS = {
     "seed_ptr": "i64",
     "partner_ptr": "i64",
@@ -77,26 +81,23 @@ class Case:
         return int(self.config.get("num_warps", 4))
 
 
-def row_lengths(dtype: str) -> tuple[int, ...]:
-    """Half types have blocks for each; float32 has one choice of blocks, whatever the length."""
-    return ROW_LENGTHS[1::2] if dtype == "fp32" else ROW_LENGTHS
-
-
 def cases(arches: tuple[int, ...], dtypes: tuple[str, ...]) -> Iterator[Case]:
     for arch in arches:
         for dtype in dtypes:
-            for d in row_lengths(dtype):
+            for d in ROW_LENGTHS:
                 yield from _loss_cases(arch, dtype, d)
             for function in (-1, *range(len(mix.FUNCTIONS))):
                 yield from _mix_cases(arch, dtype, function)
+        yield from _draw_cases(arch)
     for case in (*_loss_cases(90, "bf16", 64), *_mix_cases(90, "bf16", -1)):
         tensor = {"FROM_TENSOR": True} if "FROM_TENSOR" in case.config else {}
         yield replace(case, config=case.config | tensor, is_tiny=True)
 
 
 def _loss_cases(arch: int, dtype: str, d: int) -> Iterator[Case]:
-    size, chip = ELEMENT_BYTES[dtype], CHIPS[arch]
-    number = {"FROM_TENSOR": False}
+    # Float32 rows are multiplied in three terms of bfloat16.
+    terms, chip = 3 if dtype == "fp32" else 1, CHIPS[arch]
+    number, size = {"FROM_TENSOR": False}, 2 * terms
 
     def case(kernel: str, elements: int, *parts: dict[str, Any]) -> Case:
         return Case(
@@ -104,36 +105,37 @@ def _loss_cases(arch: int, dtype: str, d: int) -> Iterator[Case]:
         )
 
     rows = blocks.rows_at_a_time(d)
-    each = {"BLOCK_ROWS": rows, "BLOCK_D": d}
+    each = {"BLOCK_ROWS": rows, "BLOCK_D": d, "TERMS": terms}
     yield case("normalize", rows * d, each, number, {"TINY": 1e-38, "ROUND_TO": ""})
     yield case("normalize_backward", rows * d, each, {"PARTS": 2})
-    yield case("loss", 32 * d, number, {"BLOCK_ROWS": 32, "BLOCK_SUMS": 16}, _row(d, min(d, 64)))
-    if d == row_lengths(dtype)[0]:  # rows do not matter to it
+    some = {"BLOCK_ROWS": 32, "BLOCK_SUMS": 16}
+    yield case("loss", 32 * d, number, some, _row(d, min(d, 64), terms))
+    if d == ROW_LENGTHS[0]:  # rows do not matter to it
         yield case("weights", 128, number, {"BLOCK_ROWS": 128, "WEIGHT_SCALE": 1.0})
 
-    products = {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
+    products = {"PRECISION": "ieee"}
     t = blocks.triangle(size, d, chip)
     square = {"WARPS": min(t.warps, t.rows // 16), "BLOCK": t.rows}
-    yield case("triangle", t.rows**2, products, number, square, _tile(t, d))
+    yield case("triangle", t.rows**2, products, number, square, _tile(t, d, terms))
     for kernel in ("rows", "gradient"):
         for running in (False, True):
             r = blocks.rows(size, d, running, chip)
             tile = {"RUNNING": running, "BLOCK": r.rows, "BLOCK_COLUMNS": r.columns}
             out = {"BLOCK_OUT": r.out, "PARTS": 2} if kernel == "gradient" else {}
-            yield case(kernel, r.rows * r.columns, products, number, tile, out, _tile(r, d))
+            yield case(kernel, r.rows * r.columns, products, number, tile, out, _tile(r, d, terms))
 
 
-def _row(d: int, k: int) -> dict[str, Any]:
-    return {"BLOCK_D": d, "BLOCK_K": k}
+def _row(d: int, k: int, terms: int) -> dict[str, Any]:
+    return {"BLOCK_D": d, "BLOCK_K": k, "TERMS": terms}
 
 
-def _tile(chosen: blocks.Blocks, d: int) -> dict[str, Any]:
-    return _row(d, chosen.k) | {"STAGES": chosen.stages, "num_warps": chosen.warps}
+def _tile(chosen: blocks.Blocks, d: int, terms: int) -> dict[str, Any]:
+    return _row(d, chosen.k, terms) | {"STAGES": chosen.stages, "num_warps": chosen.warps}
 
 
 def _mix_cases(arch: int, dtype: str, function: int) -> Iterator[Case]:
     block = mix.block_of(1024)
-    rows, warps = mix.rows_and_warps(block, function < 0)
+    rows, warps = mix.rows_and_warps(block, 4 if dtype == "fp32" else 2, function < 0)
     common = {"FUNCTION": function, "WIDE": tl.float32, "BLOCK": block}
     views = {"VIEWS": 2, "APPROXIMATE": dtype != "fp32", "BLOCK_ROWS": rows, "num_warps": warps}
     gradient: dict[str, Any] = {"LARGEST": 3e38, "num_warps": 1}
@@ -146,10 +148,18 @@ def _mix_cases(arch: int, dtype: str, function: int) -> Iterator[Case]:
         yield Case("views_gradient", arch, dtype, config | out, block)
 
 
+def _draw_cases(arch: int) -> Iterator[Case]:
+    """They touch no data, so no dtype matters."""
+    drawing = {"PER_BATCH": False, "BLOCK": 256}
+    yield Case("draw_rows", arch, "", drawing | {"enable_fp_fusion": False}, 256)
+    yield Case("draw_kinds", arch, "", drawing, 256)
+
+
 def compile_case(case: Case) -> Any:
     """What Triton makes of it: ``asm`` and ``metadata``."""
     kernel = KERNELS[case.kernel]
-    constants = {k: v for k, v in case.config.items() if k != "num_warps"}
+    options = {k: v for k, v in case.config.items() if k in ("num_warps", "enable_fp_fusion")}
+    constants = {k: v for k, v in case.config.items() if k not in options}
     signature: dict[str, str] = {}
     attributes: dict[tuple[int], list[list[object]]] = {}
     for i, name in enumerate(kernel.arg_names):
@@ -160,18 +170,22 @@ def compile_case(case: Case) -> Any:
         elif name.endswith("_ptr"):
             signature[name] = "*" + _element(case, name)
         else:
-            signature[name] = "fp32" if name == "temperature" else "i32"
+            signature[name] = "fp32" if name in _NUMBERS else "i32"
         if name.endswith("_ptr") or (name in _EVEN and name not in constants):
             attributes[(i,)] = [["tt.divisibility", 16]]
     return triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", case.arch, 32),
-        options={"num_warps": case.warps},
+        options=options,
     )
 
 
 def _element(case: Case, pointer: str) -> str:
-    if pointer in _INPUTS or (pointer == "grad_ptr" and case.kernel == "views_gradient"):
+    if pointer in _UNIT_ROWS and case.config["TERMS"] > 1:
+        return "bf16"
+    if pointer in _INPUTS | _UNIT_ROWS or (
+        pointer == "grad_ptr" and case.kernel == "views_gradient"
+    ):
         return case.dtype
     if pointer == "log2_l_ptr" and case.kernel != "gradient":
         return "fp64"

@@ -25,17 +25,20 @@ class Blocks:
         """At most so much shared memory is taken."""
         if self.k == row_length:
             elements = (self.rows + self.columns * self.stages) * row_length
+            if self.out < row_length:
+                elements += self.columns * self.out * self.stages
         else:
-            elements = (self.rows + self.columns) * self.k * (self.stages + 1)
+            elements = (self.rows + self.columns) * self.k * self.stages
             elements += self.columns * self.out
         # Some more for sums over threads.
         return elements * element_bytes + 2048
 
 
-# By the chip's tensor-core instructions and element size, then by the row length up to which they
-# hold; in order of preference, the first that fits into shared memory is taken. Chosen by what
-# compiles without spilling registers in the main loop, see aot.py. Rows are held where registers
-# allow, which saves loading them again for each tile. Two programs of four warps share a
+# By the chip's tensor-core instructions and the bytes of an element (6 for float32 in three terms),
+# then by the row length up to which they hold; in order of preference, the first that fits into
+# shared memory is taken. Those of "wgmma" were the fastest on an H200 among what does not spill
+# registers in the main loop, see aot.py; the others are chosen by that alone. Rows are held where
+# registers allow, which saves loading them again for each tile. Two programs of four warps share a
 # multiprocessor: while one waits for the tensor cores, the other computes exponentials.
 _Table = dict[tuple[str, int], dict[int, list[Blocks]]]
 _TRIANGLE: _Table = {
@@ -45,16 +48,23 @@ _TRIANGLE: _Table = {
         1024: [Blocks(128, 128, 64, 0, 8, 3)],
     },
     ("wgmma", 4): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
+    ("wgmma", 6): {
+        64: [Blocks(128, 128, 64, 0, 8, 2)],
+        128: [Blocks(128, 128, 128, 0, 8, 1)],
+        1024: [Blocks(128, 128, 64, 0, 8, 2)],
+    },
     ("tcgen05", 2): {
         256: [Blocks(128, 128, 256, 0, 8, 2)],
         1024: [Blocks(128, 128, 64, 0, 8, 3)],
     },
     ("tcgen05", 4): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
+    ("tcgen05", 6): {1024: [Blocks(64, 64, 64, 0, 4, 1)]},
     ("mma", 2): {
         128: [Blocks(128, 128, 128, 0, 4, 2)],
         1024: [Blocks(128, 128, 64, 0, 8, 1)],
     },
     ("mma", 4): {1024: [Blocks(128, 128, 16, 0, 8, 2)]},
+    ("mma", 6): {1024: [Blocks(64, 64, 64, 0, 4, 2)]},
 }
 # The gradient has (rows, out) sums in registers, beside the tile of (rows, columns).
 _ROWS: _Table = {
@@ -62,9 +72,15 @@ _ROWS: _Table = {
         64: [Blocks(128, 64, 64, 64, 4, 2)],
         128: [Blocks(64, 128, 128, 128, 4, 2)],
         256: [Blocks(128, 64, 256, 256, 8, 2)],
+        512: [Blocks(128, 32, 512, 256, 8, 2)],
         1024: [Blocks(128, 64, 128, 256, 8, 2)],
     },
     ("wgmma", 4): {1024: [Blocks(128, 64, 32, 128, 8, 2)]},
+    ("wgmma", 6): {
+        64: [Blocks(64, 64, 64, 64, 4, 2)],
+        128: [Blocks(128, 64, 128, 128, 8, 1)],
+        1024: [Blocks(128, 64, 64, 128, 8, 2)],
+    },
     ("tcgen05", 2): {
         64: [Blocks(128, 64, 64, 64, 4, 2)],
         128: [Blocks(64, 128, 128, 128, 4, 2)],
@@ -72,6 +88,7 @@ _ROWS: _Table = {
         1024: [Blocks(128, 64, 128, 256, 8, 2)],
     },
     ("tcgen05", 4): {1024: [Blocks(128, 64, 32, 64, 8, 2)]},
+    ("tcgen05", 6): {1024: [Blocks(64, 32, 32, 64, 4, 1)]},
     ("mma", 2): {
         64: [Blocks(128, 64, 64, 64, 4, 2)],
         128: [Blocks(64, 128, 128, 128, 4, 2)],
@@ -79,6 +96,7 @@ _ROWS: _Table = {
         1024: [Blocks(64, 64, 64, 128, 4, 2)],
     },
     ("mma", 4): {1024: [Blocks(64, 32, 32, 128, 4, 2)]},
+    ("mma", 6): {1024: [Blocks(64, 64, 32, 128, 4, 2)]},
 }
 # The running form has twice the exponentials and more numbers for each row.
 _RUNNING_UP_TO_128 = [Blocks(128, 64, 128, 128, 8, 2)]

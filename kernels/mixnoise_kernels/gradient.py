@@ -6,7 +6,14 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.normalize import PLAIN_FROM, factor_of_products, temperature_of
-from mixnoise_kernels.tiles import held_rows, products_of_tile, tiles_of_view
+from mixnoise_kernels.tiles import (
+    dot,
+    held_rows,
+    load_chunk,
+    products_of_tile,
+    split,
+    tiles_of_view,
+)
 
 
 @triton.jit
@@ -31,13 +38,14 @@ def _gradient_tile(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    TERMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     index = base + tl.arange(0, BLOCK_COLUMNS)
     weight = tl.load(weight_ptr + index)[None, :]
     s, other = products_of_tile(
         own, own_ptr, own_base, unit_ptr, base, keep,
-        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, PRECISION,
+        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS, PRECISION,
     )  # fmt: skip
     if RUNNING:
         s *= scale
@@ -47,18 +55,17 @@ def _gradient_tile(
     else:
         w = tl.exp2(s) * (own_weight + weight)
     if BLOCK_K != BLOCK_D or BLOCK_OUT != BLOCK_D:
-        start = unit_ptr + base.to(tl.int64) * BLOCK_D + tl.program_id(1) * BLOCK_OUT
-        row, column = tl.arange(0, BLOCK_COLUMNS), tl.arange(0, BLOCK_OUT)
-        other = tl.load(start + row[:, None] * BLOCK_D + column[None, :])
-    return tl.dot(w.to(other.dtype), other, acc, input_precision=PRECISION)
+        first = tl.program_id(1) * BLOCK_OUT
+        other = load_chunk(unit_ptr, base, first, BLOCK_COLUMNS, BLOCK_D, BLOCK_OUT, TERMS)
+    return dot(split(w, other[0].dtype, TERMS), other, acc, PRECISION)
 
 
 @triton.jit(do_not_specialize=["n_own", "offset", "n"])
 def gradient_kernel(
-    own_ptr,  # (2 own_padded, BLOCK_D): the rows
+    own_ptr,  # (2 own_padded, TERMS, BLOCK_D): the rows
     own_weight_ptr,  # (2 own_padded,), float32
     own_log2_l_ptr,  # (2 own_padded,), float32
-    unit_ptr,  # (2 n_padded, BLOCK_D): the columns, rows offset ... of either view among them
+    unit_ptr,  # (2 n_padded, TERMS, BLOCK_D): the columns, own rows among them
     weight_ptr,  # (2 n_padded,), float32
     log2_l_ptr,  # (2 n_padded,), float32
     negatives_ptr,  # (PARTS, 2 own_padded, BLOCK_D), float32
@@ -66,7 +73,7 @@ def gradient_kernel(
     temperature,
     n_own,
     own_padded,
-    offset,
+    offset,  # of own rows among the columns of either view
     n,
     n_padded,
     FROM_TENSOR: tl.constexpr,
@@ -78,6 +85,7 @@ def gradient_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    TERMS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
     """Sums of exp(s_ik) (u_i + u_k) z_k over k != i, p(i), BLOCK_OUT columns a program.
@@ -96,7 +104,7 @@ def gradient_kernel(
         return
     row = tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_COLUMNS)
-    own = held_rows(own_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K)
+    own = held_rows(own_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K, TERMS)
     own_weight = tl.load(own_weight_ptr + own_base + row)[:, None]
     own_log2_l = tl.load(own_log2_l_ptr + own_base + row)[:, None]
     acc = tl.zeros((BLOCK, BLOCK_OUT), tl.float32)
@@ -126,6 +134,7 @@ def gradient_kernel(
                 BLOCK_D,
                 BLOCK_K,
                 BLOCK_OUT,
+                TERMS,
                 PRECISION,
             )
         for tile in tl.range(middle, stop, num_stages=1):
@@ -152,6 +161,7 @@ def gradient_kernel(
                 BLOCK_D,
                 BLOCK_K,
                 BLOCK_OUT,
+                TERMS,
                 PRECISION,
             )
     out_row = part.to(tl.int64) * 2 * own_padded + own_base + row

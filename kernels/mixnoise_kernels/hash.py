@@ -9,7 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_STREAM_ELEMENT = tl.constexpr(2)
+STREAM_ROW = tl.constexpr(0)
+STREAM_KIND = tl.constexpr(1)
+STREAM_ELEMENT = tl.constexpr(2)
 _N_STREAMS = tl.constexpr(4)
 _GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = tl.constexpr(0xBF58476D1CE4E5B9)
@@ -29,10 +31,10 @@ def _lcg(v):
 
 
 @triton.jit
-def element_words(seed_ptr, view, row, block):
+def words(seed_ptr, STREAM: tl.constexpr, view, row, block):
     """Four uint32 words for each row (int32) and block of columns (int32), which broadcast."""
     seed = tl.load(seed_ptr).to(tl.uint64, bitcast=True)
-    stream = tl.cast(view, tl.uint64) * _N_STREAMS + (_STREAM_ELEMENT + 1)
+    stream = tl.cast(view, tl.uint64) * _N_STREAMS + (STREAM + 1)
     key = _mix64(_mix64(seed + _GOLDEN) + stream * _GOLDEN)
     x = _lcg(key.to(tl.uint32))
     y = _lcg((key >> 32).to(tl.uint32))

@@ -15,6 +15,7 @@ from mixnoise_kernels.normalize import (
     factor_of_rows,
     temperature_of,
 )
+from mixnoise_kernels.tiles import sum_of_terms
 
 _LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -31,7 +32,7 @@ def _softplus(x):
 
 @triton.jit(do_not_specialize=["n", "n_sums"])
 def loss_kernel(
-    unit_ptr,  # (2 n_padded, BLOCK_D)
+    unit_ptr,  # (2 n_padded, TERMS, BLOCK_D)
     sums_ptr,  # (n_sums, 2 n_padded), float32
     largest_ptr,  # (2 n_padded,), float32: log2 of what the sums were divided by
     temperature_ptr,
@@ -47,17 +48,20 @@ def loss_kernel(
     BLOCK_SUMS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     """loss_i = softplus(log n_i - s_ip), where n_i is the sum."""
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     k = tl.arange(0, BLOCK_K)
-    start = unit_ptr + row.to(tl.int64)[:, None] * BLOCK_D + k[None, :]
-    other_view = tl.cast(n_padded, tl.int64) * BLOCK_D
+    start = unit_ptr + row.to(tl.int64)[:, None] * (BLOCK_D * TERMS) + k[None, :]
+    other_view = tl.cast(n_padded, tl.int64) * (BLOCK_D * TERMS)
     product = tl.zeros((BLOCK_ROWS,), tl.float64)
     for chunk in range(0, BLOCK_D, BLOCK_K):
-        z1 = tl.load(start + chunk).to(tl.float64)
-        z2 = tl.load(start + other_view + chunk).to(tl.float64)
-        product += tl.sum(z1 * z2, 1)
+        z1, z2 = (), ()
+        for term in tl.static_range(TERMS):
+            z1 += (tl.load(start + term * BLOCK_D + chunk),)
+            z2 += (tl.load(start + other_view + term * BLOCK_D + chunk),)
+        product += tl.sum(sum_of_terms(z1).to(tl.float64) * sum_of_terms(z2).to(tl.float64), 1)
     # The factors are rounded to float32, here as for the negatives: the loss is that of a
     # temperature some 1e-7 away, and small losses keep their digits.
     t = temperature_of(temperature_ptr, temperature, FROM_TENSOR)

@@ -22,13 +22,18 @@ def _quarter(n_columns: int) -> int:
 
 
 def block_of(n_columns: int) -> int:
-    """Positions of each quarter that a program has: 8 for each of a warp's threads."""
+    """Positions of each quarter that a program has at most."""
     return min(256, 1 << (_quarter(n_columns) - 1).bit_length())
 
 
-def rows_and_warps(block: int, function_of_each_row: bool) -> tuple[int, int]:
-    """Of a program: one row where each may have a function of its own, else 1,024 positions."""
-    return (1, 1) if function_of_each_row else (1024 // block, 4)
+def rows_and_warps(block: int, element_bytes: int, function_of_each_row: bool) -> tuple[int, int]:
+    """Of a program: one row where each may have a function of its own, else some positions.
+
+    A thread has 16 bytes of each quarter: what is loaded and stored at once.
+    """
+    some = 1024 if element_bytes <= 2 else 256
+    rows = 1 if function_of_each_row else some // block
+    return rows, max(1, rows * block * element_bytes // 512)
 
 
 def mix(
@@ -87,7 +92,7 @@ def _launch(
     if views.numel() == 0:
         return
     block = block_of(n_columns)
-    rows, warps = rows_and_warps(block, kind is not None)
+    rows, warps = rows_and_warps(block, x.element_size(), kind is not None)
     at_a_time = min(n_views, _VIEWS_AT_A_TIME)
     grid = (
         triton.cdiv(n_rows, rows),

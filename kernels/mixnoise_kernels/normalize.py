@@ -2,7 +2,8 @@
 
 Both views of N rows are laid out one after the other, each padded with rows of zeros to a multiple
 of every block size, and each row with zeros to a power of two, so that the M x M kernels load
-without masks. Row r of view v is row ``v * n_padded + r``.
+without masks. Row r of view v is row ``v * n_padded + r``. It is stored as it is or, where float32
+is to be multiplied as bfloat16, as three terms, one after the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.rounding import narrow, round_to_tf32
+from mixnoise_kernels.tiles import split, sum_of_terms
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 # |s| <= 1/t, so from here on exp(s), its sums and their reciprocals are normal float32 numbers, and
@@ -52,6 +54,7 @@ def _normalize(
     ROUND_TO: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     wide_row = row.to(tl.int64)[:, None]
@@ -73,7 +76,10 @@ def _normalize(
         unit = round_to_tf32(unit)
     elif ROUND_TO == "bf16":
         unit = narrow(unit, tl.bfloat16).to(tl.float32)
-    tl.store(unit_ptr + wide_row * BLOCK_D + column, unit.to(unit_ptr.dtype.element_ty))
+    place = unit_ptr + wide_row * (BLOCK_D * TERMS) + column
+    terms = split(unit, unit_ptr.dtype.element_ty, TERMS)
+    for term in tl.static_range(TERMS):
+        tl.store(place + term * BLOCK_D, terms[term])
     tl.store(inverse_norm_ptr + row, tl.where(is_zero, 0.0, scale / norm))
 
 
@@ -81,7 +87,7 @@ def _normalize(
 def normalize_kernel(
     z1_ptr,  # (n, d), any row stride
     z2_ptr,
-    unit_ptr,  # (2 n_padded, BLOCK_D)
+    unit_ptr,  # (2 n_padded, TERMS, BLOCK_D)
     inverse_norm_ptr,  # (2 n_padded,), float32; 0 for rows of zeros
     temperature_ptr,
     temperature,
@@ -95,6 +101,7 @@ def normalize_kernel(
     ROUND_TO: tl.constexpr,  # "", "tf32" or "bf16": rounded so, but stored in float32
     BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     t = temperature_of(temperature_ptr, temperature, FROM_TENSOR)
     # Not a choice of pointers: what is known of their alignment would be lost.
@@ -111,12 +118,13 @@ def normalize_kernel(
             ROUND_TO,
             BLOCK_ROWS,
             BLOCK_D,
+            TERMS,
         )
     else:
         _normalize(
             z2_ptr,
             stride2,
-            unit_ptr + tl.cast(n_padded, tl.int64) * BLOCK_D,
+            unit_ptr + tl.cast(n_padded, tl.int64) * (BLOCK_D * TERMS),
             inverse_norm_ptr + n_padded,
             t,
             n,
@@ -125,6 +133,7 @@ def normalize_kernel(
             ROUND_TO,
             BLOCK_ROWS,
             BLOCK_D,
+            TERMS,
         )
 
 
@@ -145,6 +154,7 @@ def _normalize_backward(
     PARTS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     wide_row = row.to(tl.int64)[:, None]
@@ -157,7 +167,11 @@ def _normalize_backward(
 
     place = wide_row * BLOCK_D + column
     pull = tl.load(pull_ptr + row)[:, None]
-    dz = -pull * tl.load(positive_ptr + place).to(tl.float32)
+    positive = ()
+    for term in tl.static_range(TERMS):
+        start = positive_ptr + wide_row * (BLOCK_D * TERMS) + term * BLOCK_D
+        positive += (tl.load(start + column),)
+    dz = -pull * sum_of_terms(positive)
     for part in tl.static_range(PARTS):
         dz += tl.load(own_ptr + part * part_stride + place)
     dz *= tl.load(scale_ptr)
@@ -171,7 +185,7 @@ def _normalize_backward(
 def normalize_backward_kernel(
     z1_ptr,  # (n, d), any row stride
     z2_ptr,
-    unit_ptr,  # (2 n_padded, BLOCK_D)
+    unit_ptr,  # (2 n_padded, TERMS, BLOCK_D)
     inverse_norm_ptr,
     negatives_ptr,  # (PARTS, 2 n_padded, BLOCK_D), float32: weighted sums of the negatives' rows
     pull_ptr,  # (n_padded,), float32: weight of the positive's row
@@ -187,6 +201,7 @@ def normalize_backward_kernel(
     PARTS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     second = tl.cast(n_padded, tl.int64) * BLOCK_D
     if tl.program_id(1) == 0:
@@ -194,7 +209,7 @@ def normalize_backward_kernel(
             z1_ptr,
             stride1,
             negatives_ptr,
-            unit_ptr + second,
+            unit_ptr + second * TERMS,
             inverse_norm_ptr,
             pull_ptr,
             scale_ptr,
@@ -206,6 +221,7 @@ def normalize_backward_kernel(
             PARTS,
             BLOCK_ROWS,
             BLOCK_D,
+            TERMS,
         )
     else:
         _normalize_backward(
@@ -224,4 +240,5 @@ def normalize_backward_kernel(
             PARTS,
             BLOCK_ROWS,
             BLOCK_D,
+            TERMS,
         )

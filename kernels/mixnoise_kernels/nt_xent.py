@@ -38,18 +38,30 @@ def padded(n: int) -> int:
     return -(-n // blocks.ALIGNMENT) * blocks.ALIGNMENT
 
 
-def unit_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Unit rows have the input's dtype; the interpreter's products of bfloat16 are wrong."""
-    return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
-
-
 def precision_of_products(precision: str, dtype: torch.dtype) -> str:
-    """What tl.dot is asked for; "auto" follows PyTorch's own setting for float32."""
+    """ "auto" follows PyTorch's own setting for float32."""
     if dtype != torch.float32:
         return "ieee"  # products of half types are exact, and summed in float32
     if precision != "auto":
         return precision
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "bf16x6" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def empty_unit(z: Tensor, n: int, precision: str) -> Tensor:
+    """Room for unit rows, ``(2, padded(N), terms, D')``, of the input's dtype in one term.
+
+    Six products of bfloat16 are of rows in three terms of it, cut once and not in every tile.
+    """
+    terms, dtype = (3, torch.bfloat16) if precision == "bf16x6" else (1, z.dtype)
+    if INTERPRETED and dtype == torch.bfloat16:
+        dtype = torch.float32  # the interpreter's products of bfloat16 are wrong
+    return z.new_empty(2, padded(n), terms, blocks.row_length(z.shape[1]), dtype=dtype)
+
+
+def _bytes_of_element(unit: Tensor) -> int:
+    """Of a number in all its terms; what else stands for bfloat16 has its blocks."""
+    terms = unit.shape[2]
+    return 2 * terms if terms > 1 else unit.element_size()
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,10 @@ class Temperature:
         return (not number >= plain_from,)
 
 
+def _asked_of_dot(precision: str) -> str:
+    return "ieee" if precision == "bf16x6" else precision  # products of bfloat16 are exact
+
+
 def _rows(z: Tensor) -> Tensor:
     """With its columns side by side, as nearly always."""
     return z if z.stride(1) == 1 else z.contiguous()
@@ -85,13 +101,13 @@ def _rows(z: Tensor) -> Tensor:
 def normalize(
     z1: Tensor, z2: Tensor, temperature: Temperature, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """Unit rows ``(2, padded(N), D')`` times the form's factor, and 1 / norm ``(2, padded(N))``."""
+    """Unit rows, see empty_unit, times the form's factor, and 1 / norm ``(2, padded(N))``."""
     z1, z2 = _rows(z1), _rows(z2)
     n, d = z1.shape
-    n_padded, block_d = padded(n), blocks.row_length(d)
-    unit = z1.new_empty(2, n_padded, block_d, dtype=unit_dtype(z1.dtype))
+    unit = empty_unit(z1, n, precision)
+    _, n_padded, terms, block_d = unit.shape
     inverse_norm = z1.new_empty(2, n_padded, dtype=torch.float32)
-    round_to = "tf32" if precision == "tf32" and z1.dtype == torch.float32 else ""
+    round_to = "tf32" if precision == "tf32" else ""
     rows = blocks.rows_at_a_time(block_d)
     normalize_kernel[n_padded // rows, 2](
         z1,
@@ -104,9 +120,10 @@ def normalize(
         stride1=z1.stride(0),
         stride2=z2.stride(0),
         TINY=torch.finfo(z1.dtype).tiny,
-        ROUND_TO="bf16" if unit.dtype != z1.dtype else round_to,
+        ROUND_TO="bf16" if z1.dtype == torch.bfloat16 and INTERPRETED else round_to,
         BLOCK_ROWS=rows,
         BLOCK_D=block_d,
+        TERMS=terms,
         **temperature.arguments(unit),
     )
     return unit, inverse_norm
@@ -116,11 +133,11 @@ def sums_of_all(
     unit: Tensor, n: int, temperature: Temperature, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Sums of exponentials ``(S, 2, padded(N))``, to be added up, and log2 of what divided them."""
-    _, n_padded, block_d = unit.shape
+    _, n_padded, terms, block_d = unit.shape
     if temperature.forms() == (True,):
         return sums_of_rows(unit, n, 0, unit, n, temperature, precision)
     on = chip(unit.device)
-    chosen = blocks.triangle(unit.element_size(), block_d, on)
+    chosen = blocks.triangle(_bytes_of_element(unit), block_d, on)
     programs = on.multiprocessors * (2 if chosen.warps <= 4 else 1)
     n_programs, n_parts = blocks.split(triton.cdiv(n, chosen.rows), programs)
     zeros = unit.new_zeros(n_programs + 1, 2, n_padded, dtype=torch.float32)
@@ -131,12 +148,13 @@ def sums_of_all(
         n=n,
         n_padded=n_padded,
         n_parts=n_parts,
-        PRECISION=precision,
+        PRECISION=_asked_of_dot(precision),
         WARPS=min(chosen.warps, chosen.rows // 16),
         STAGES=chosen.stages,
         BLOCK=chosen.rows,
         BLOCK_D=block_d,
         BLOCK_K=chosen.k,
+        TERMS=terms,
         num_warps=chosen.warps,
         **temperature.arguments(unit),
     )
@@ -155,7 +173,7 @@ def sums_of_rows(
     temperature: Temperature,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """The same for own rows ``(2, padded(n_own), D')``, which are rows offset... of either view."""
+    """The same for own rows, laid out alike, which are rows offset ... of either view."""
     sums, largest = own.new_zeros(2, 1, *own.shape[:2], dtype=torch.float32)
     for running in temperature.forms():
         _launch_rows(running, own, n_own, offset, unit, n, sums, largest, temperature, precision)
@@ -174,24 +192,26 @@ def _launch_rows(
     temperature: Temperature,
     precision: str,
 ) -> None:
-    chosen = blocks.rows(own.element_size(), own.shape[2], running, chip(own.device))
-    rows_kernel[2 * own.shape[1] // chosen.rows,](
+    _, own_padded, terms, block_d = own.shape
+    chosen = blocks.rows(_bytes_of_element(own), block_d, running, chip(own.device))
+    rows_kernel[2 * own_padded // chosen.rows,](
         own,
         unit,
         sums,
         largest,
         n_own=n_own,
-        own_padded=own.shape[1],
+        own_padded=own_padded,
         offset=offset,
         n=n,
         n_padded=unit.shape[1],
         RUNNING=running,
-        PRECISION=precision,
+        PRECISION=_asked_of_dot(precision),
         STAGES=chosen.stages,
         BLOCK=chosen.rows,
         BLOCK_COLUMNS=chosen.columns,
-        BLOCK_D=own.shape[2],
+        BLOCK_D=block_d,
         BLOCK_K=chosen.k,
+        TERMS=terms,
         num_warps=chosen.warps,
         **temperature.arguments(unit),
     )
@@ -201,7 +221,7 @@ def losses(
     own: Tensor, n_own: int, sums: Tensor, largest: Tensor, temperature: Temperature
 ) -> tuple[Tensor, Tensor]:
     """Loss ``(2 n_own,)``, and log2 l and n/l ``(2, 2, padded(n_own))`` in float64."""
-    _, own_padded, block_d = own.shape
+    _, own_padded, terms, block_d = own.shape
     loss = own.new_empty(2 * n_own, dtype=torch.float32)
     stats = own.new_empty(2, 2, own_padded, dtype=torch.float64)
     loss_kernel[own_padded // _ROWS_AT_A_TIME,](
@@ -218,6 +238,7 @@ def losses(
         BLOCK_SUMS=16,
         BLOCK_D=block_d,
         BLOCK_K=min(block_d, 64),
+        TERMS=terms,
         **temperature.arguments(own),
     )
     return loss, stats
@@ -281,15 +302,15 @@ def gradient(
     """Gradients of own views z1 and z2, and z . dL/dz of each row ``(2, padded(n_own))``."""
     z1, z2 = _rows(z1), _rows(z2)
     n_own, d = z1.shape
-    _, own_padded, block_d = own.shape
+    _, own_padded, terms, block_d = own.shape
     on = chip(own.device)
-    chosen = blocks.rows(own.element_size(), block_d, False, on)
+    chosen = blocks.rows(_bytes_of_element(own), block_d, False, on)
     n_programs = 2 * own_padded // chosen.rows * (block_d // chosen.out)
     # Halves of the columns, where there are too few rows to keep all multiprocessors busy.
     parts = 2 if n_programs < 2 * on.multiprocessors else 1
-    negatives = own.new_empty(parts, *own.shape, dtype=torch.float32)
+    negatives = own.new_empty(parts, 2, own_padded, block_d, dtype=torch.float32)
     for running in temperature.forms():
-        chosen = blocks.rows(own.element_size(), block_d, running, on)
+        chosen = blocks.rows(_bytes_of_element(own), block_d, running, on)
         gradient_kernel[2 * own_padded // chosen.rows, block_d // chosen.out, parts](
             own,
             own_weights.weight,
@@ -304,13 +325,14 @@ def gradient(
             n=n,
             n_padded=unit.shape[1],
             RUNNING=running,
-            PRECISION=precision,
+            PRECISION=_asked_of_dot(precision),
             STAGES=chosen.stages,
             BLOCK=chosen.rows,
             BLOCK_COLUMNS=chosen.columns,
             BLOCK_D=block_d,
             BLOCK_K=chosen.k,
             BLOCK_OUT=chosen.out,
+            TERMS=terms,
             PARTS=parts,
             num_warps=chosen.warps,
             **temperature.arguments(own),
@@ -337,6 +359,7 @@ def gradient(
         PARTS=parts,
         BLOCK_ROWS=rows,
         BLOCK_D=block_d,
+        TERMS=terms,
     )
     return dz1, dz2, along
 

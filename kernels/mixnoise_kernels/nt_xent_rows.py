@@ -19,8 +19,8 @@ from mixnoise_kernels.nt_xent import Temperature, padded, precision_of_products
 class Saved:
     """What the backward needs of the forward."""
 
-    unit: Tensor  # (2, padded(N), D')
-    own: Tensor  # (2, padded(N_own), D')
+    unit: Tensor  # (2, padded(N), terms, D')
+    own: Tensor  # (2, padded(N_own), terms, D')
     inverse_norm: Tensor  # (2, padded(N_own))
     stats: Tensor  # (2, 2, padded(N_own))
     n: int

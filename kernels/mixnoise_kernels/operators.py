@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnoise_kernels import blocks, mix, nt_xent
+from mixnoise_kernels import blocks, draw, mix, nt_xent
 from mixnoise_kernels.device import INTERPRETED, chip, current
 from mixnoise_kernels.nt_xent import Temperature
 
@@ -45,12 +45,13 @@ def nt_xent_rows(
 
 
 @nt_xent_rows.register_fake
-def _(z1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, d = z1.shape
-    n_padded = nt_xent.padded(n)
-    unit = z1.new_empty(2, n_padded, blocks.row_length(d), dtype=nt_xent.unit_dtype(z1.dtype))
-    inverse_norm = z1.new_empty(2, n_padded, dtype=torch.float32)
-    stats = z1.new_empty(2, 2, n_padded, dtype=torch.float64)
+def _(
+    z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = z1.shape[0]
+    unit = nt_xent.empty_unit(z1, n, nt_xent.precision_of_products(precision, z1.dtype))
+    inverse_norm = z1.new_empty(unit.shape[:2], dtype=torch.float32)
+    stats = z1.new_empty(2, *unit.shape[:2], dtype=torch.float64)
     return z1.new_empty(2 * n, dtype=torch.float32), unit, inverse_norm, stats
 
 
@@ -153,3 +154,30 @@ def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 mix_views.register_autograd(_mix_grad, setup_context=_mix_setup)
+
+
+@torch.library.custom_op("mixnoise::triton_draw_rows", mutates_args=())
+def draw_rows(
+    seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
+) -> tuple[Tensor, Tensor]:
+    with current(seed):
+        return draw.draw_rows(seed, views, n_rows, alpha, per_batch)
+
+
+@draw_rows.register_fake
+def _(
+    seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
+) -> tuple[Tensor, Tensor]:
+    partner = seed.new_empty(views, n_rows)
+    return partner, torch.empty_like(partner, dtype=torch.float32)
+
+
+@torch.library.custom_op("mixnoise::triton_draw_kinds", mutates_args=())
+def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
+    with current(seed):
+        return draw.draw_kinds(seed, n_rows, n_kinds, per_batch)
+
+
+@draw_kinds.register_fake
+def _(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
+    return seed.new_empty(n_rows, dtype=torch.uint8)

@@ -30,11 +30,12 @@ def _rows_tile(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TERMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     s, _ = products_of_tile(
         own, own_ptr, own_base, unit_ptr, base, keep,
-        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, PRECISION,
+        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS, PRECISION,
     )  # fmt: skip
     if RUNNING:
         s *= scale
@@ -47,15 +48,15 @@ def _rows_tile(
 
 @triton.jit(do_not_specialize=["n_own", "offset", "n"])
 def rows_kernel(
-    own_ptr,  # (2 own_padded, BLOCK_D): the rows
-    unit_ptr,  # (2 n_padded, BLOCK_D): the columns, rows offset ... of either view among them
+    own_ptr,  # (2 own_padded, TERMS, BLOCK_D): the rows
+    unit_ptr,  # (2 n_padded, TERMS, BLOCK_D): the columns, own rows among them
     sums_ptr,  # (2 own_padded,), float32
     largest_ptr,  # (2 own_padded,), float32: log2 of what the sums are divided by
     temperature_ptr,
     temperature,
     n_own,
     own_padded,
-    offset,
+    offset,  # of own rows among the columns of either view
     n,
     n_padded,
     FROM_TENSOR: tl.constexpr,
@@ -66,6 +67,7 @@ def rows_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     """The same sums for some of the rows over all columns: two exponentials for two rows."""
     t = temperature_of(temperature_ptr, temperature, FROM_TENSOR)
@@ -80,7 +82,7 @@ def rows_kernel(
         return
     row = tl.arange(0, BLOCK)
     column = tl.arange(0, BLOCK_COLUMNS)
-    own = held_rows(own_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K)
+    own = held_rows(own_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K, TERMS)
     largest = tl.full((BLOCK,), _NO_MAXIMUM if RUNNING else 0.0, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     for quarter in range(4):
@@ -104,6 +106,7 @@ def rows_kernel(
                 BLOCK_COLUMNS,
                 BLOCK_D,
                 BLOCK_K,
+                TERMS,
                 PRECISION,
             )
         for tile in tl.range(middle, stop, num_stages=1):
@@ -126,6 +129,7 @@ def rows_kernel(
                 BLOCK_COLUMNS,
                 BLOCK_D,
                 BLOCK_K,
+                TERMS,
                 PRECISION,
             )
     tl.store(sums_ptr + own_base + row, total)

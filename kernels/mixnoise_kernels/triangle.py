@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.normalize import PLAIN_FROM, temperature_of
-from mixnoise_kernels.tiles import held_rows, load_rows, products_by_chunks
+from mixnoise_kernels.tiles import dot_transposed, held_rows, load_rows, products_by_chunks
 
 
 @triton.jit
@@ -24,6 +24,7 @@ def _triangle_tile(
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TERMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Adds the other block's sums in memory; returns the own block's, ``(WARPS, 8, BLOCK)``.
@@ -32,8 +33,8 @@ def _triangle_tile(
     ((repeat * WARPS + warp) * 2 + half) * 8 + lane, of which a thread has all repeats and halves.
     """
     if BLOCK_K == BLOCK_D:
-        other = load_rows(unit_ptr, other_base, BLOCK, BLOCK_D)
-        s = tl.dot(other, tl.trans(own), input_precision=PRECISION)
+        other = load_rows(unit_ptr, other_base, BLOCK, BLOCK_D, TERMS)
+        s = dot_transposed(other, own, tl.zeros((BLOCK, BLOCK), tl.float32), PRECISION)
     else:
         s = products_by_chunks(
             unit_ptr,
@@ -44,6 +45,7 @@ def _triangle_tile(
             BLOCK,
             BLOCK_D,
             BLOCK_K,
+            TERMS,
             STAGES,
             PRECISION,
         )
@@ -63,7 +65,7 @@ def _triangle_tile(
 
 @triton.jit(do_not_specialize=["n", "n_parts"])
 def triangle_kernel(
-    unit_ptr,  # (2 n_padded, BLOCK_D)
+    unit_ptr,  # (2 n_padded, TERMS, BLOCK_D)
     sums_ptr,  # (programs, 2 n_padded), float32, zeros
     temperature_ptr,
     temperature,
@@ -77,6 +79,7 @@ def triangle_kernel(
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     """Sums of exp(s_ik) over k != i, p(i), in the plain form: each pair is computed once.
 
@@ -110,7 +113,7 @@ def triangle_kernel(
         stop = (part + 1) * n_tiles // n_parts
 
         own_base = (1 - in_first_view) * n_padded + position * BLOCK
-        own = held_rows(unit_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K)
+        own = held_rows(unit_ptr, own_base, BLOCK, BLOCK_D, BLOCK_K, TERMS)
         total = tl.zeros((WARPS, 8, BLOCK), tl.float32)
         for q in tl.range(start, tl.minimum(stop, n_masked), num_stages=1):
             step = tl.where((q == 1) & (has_edge == 1), to_edge, n_blocks)
@@ -135,6 +138,7 @@ def triangle_kernel(
                 BLOCK,
                 BLOCK_D,
                 BLOCK_K,
+                TERMS,
                 PRECISION,
             )
         for q in tl.range(tl.maximum(start, n_masked), stop, num_stages=STAGES):
@@ -157,6 +161,7 @@ def triangle_kernel(
                 BLOCK,
                 BLOCK_D,
                 BLOCK_K,
+                TERMS,
                 PRECISION,
             )
         own_sums = tl.sum(tl.sum(total, 0), 0)

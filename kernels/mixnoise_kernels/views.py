@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from mixnoise_kernels.elementary import log2, normal_pair
-from mixnoise_kernels.hash import element_words
+from mixnoise_kernels.hash import STREAM_ELEMENT, words
 from mixnoise_kernels.rounding import narrow
 
 LINEAR = tl.constexpr(0)
@@ -31,7 +31,7 @@ def quarter_of(n_columns):
 def keep_masks(seed_ptr, view, row, first, coef, BLOCK: tl.constexpr):
     """Bernoulli(coef) for each element of four quarters, coef rounded to 2^-16."""
     block = first // 2 + tl.arange(0, BLOCK // 2)[None, :]
-    x, y, z, w = element_words(seed_ptr, view, row, block)
+    x, y, z, w = words(seed_ptr, STREAM_ELEMENT, view, row, block)
     scaled = coef * 65536.0
     threshold = ((scaled + 8388608.0) - 8388608.0).to(tl.int32)  # to the nearest even
     return (
@@ -108,7 +108,7 @@ def _mix_rows(
             coef = tl.load(coef_ptr + place, mask=in_row, other=1.0)
             coef = tl.where(is_known, coef, float("nan"))
             if FUNCTION == GAUSSIAN:
-                a, b, c, d = element_words(seed_ptr, view, row, position)
+                a, b, c, d = words(seed_ptr, STREAM_ELEMENT, view, row, position)
                 deviate_0, deviate_2 = normal_pair(a, c, APPROXIMATE)
                 deviate_1, deviate_3 = normal_pair(b, d, APPROXIMATE)
                 deviates = (deviate_0, deviate_1, deviate_2, deviate_3)

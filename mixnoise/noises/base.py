@@ -11,9 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixnoise._torch.operators import draw_rows
 from mixnoise.draw import Draw
-from mixnoise.ops import check_batch, check_choice, check_float, check_float_tensor, mix
+from mixnoise.ops import (
+    check_batch,
+    check_choice,
+    check_float,
+    check_float_tensor,
+    draw_rows,
+    mix,
+)
 
 GRANULARITIES = ("sample", "batch")
 
@@ -130,7 +136,10 @@ def seed_tensor(
     if seed is None:
         source = device if generator is None else generator.device
         fresh = torch.randint(2**63 - 1, (), device=source, generator=generator)
-        return fresh.to(device)
+        if source == device:
+            return fresh
+        # A number goes with a launch; a copy of a tensor would be waited for.
+        return torch.full((), int(fresh), dtype=torch.int64, device=device)
     if generator is not None:
         raise ValueError("generator and seed exclude each other, got both")
     if isinstance(seed, Tensor):
@@ -144,7 +153,7 @@ def seed_tensor(
         raise TypeError(f"seed must be an integer or a 0-d int64 tensor, got {seed!r}")
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must be in [-2^63, 2^63), got {seed}")
-    return torch.tensor(int(seed), dtype=torch.int64, device=device)
+    return torch.full((), int(seed), dtype=torch.int64, device=device)
 
 
 def mix_with(function: str, x: Tensor, draw: Draw) -> Tensor:

@@ -7,10 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mixnoise._torch.operators import draw_kinds
 from mixnoise.draw import Draw
 from mixnoise.noises.geometric import GeometricLow
-from mixnoise.ops import mix
+from mixnoise.ops import draw_kinds, mix
 
 
 class DaclPlus(GeometricLow):
