@@ -1,12 +1,25 @@
 """The data sets of the demo."""
 
 import gzip
+import hashlib
+import io
+import pickle
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 
-from mixnoise.datasets import folders, load_digits, load_fashion_mnist, read_idx
+from mixnoise.datasets import (
+    cifar10,
+    load_adult,
+    load_cifar10,
+    load_digits,
+    load_fashion_mnist,
+    load_keel,
+)
+from mixnoise.datasets.fashion_mnist import read_idx
+from mixnoise.datasets.files import folders
 
 
 def idx(shape, content=None):
@@ -78,8 +91,213 @@ def test_damaged_idx(tmp_path, content, message):
         read_idx(tmp_path / "a.gz", (2, 3))
 
 
+def test_altered_idx(tmp_path):
+    (tmp_path / "a.gz").write_bytes(idx((2, 3)))
+    md5 = hashlib.md5(gzip.decompress(idx((2, 3)))).hexdigest()
+    assert read_idx(tmp_path / "a.gz", (2, 3), md5).shape == (2, 3)
+    (tmp_path / "a.gz").write_bytes(idx((2, 3), bytes(6)))
+    with pytest.raises(ValueError, match=f"was altered: the MD5 .* must be {md5}, .*; Debian's"):
+        read_idx(tmp_path / "a.gz", (2, 3), md5)
+
+
 def test_data_folder_comes_first(tmp_path, monkeypatch):
     (tmp_path / "fashion-mnist").mkdir()
     monkeypatch.setenv("MIXNOISE_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is missing or damaged"):
         load_fashion_mnist()
+
+
+# Tables.
+
+TABULAR = next(folders("tabular"))
+needs_tables = pytest.mark.skipif(
+    not TABULAR.is_dir(), reason="needs adult and KEEL's sets in $MIXNOISE_DATA/tabular"
+)
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """An empty folder of data."""
+    monkeypatch.setenv("MIXNOISE_DATA", str(tmp_path))
+    return tmp_path
+
+
+@needs_tables
+def test_adult():
+    split = load_adult()
+    assert split.x_train.shape == (32_561, 6)
+    assert split.x_test.shape == (16_281, 6)
+    assert split.y_train.bincount().tolist() == [24_720, 7_841]
+    assert split.x_train.mean(0).abs().max() < 1e-5
+    assert (split.x_train.std(0) - 1).abs().max() < 1e-3
+    validation = load_adult(validation=True)
+    assert len(validation.x_train) + len(validation.x_test) == 32_561
+
+
+@needs_tables
+@pytest.mark.parametrize(("name", "rows", "columns", "classes"), [("satimage", 6435, 36, 6)])
+def test_keel(name, rows, columns, classes):
+    split = load_keel(name)
+    assert split.x_train.shape == (rows - (rows + 3) // 4, columns)
+    assert len(split.x_test) == (rows + 3) // 4
+    assert split.y_train.unique().tolist() == list(range(classes))
+    search = load_keel(name, validation=True)
+    assert len(search.x_train) + len(search.x_test) == len(split.x_train)
+
+
+def test_unknown_table():
+    with pytest.raises(ValueError, match=r"name must be one of letter, satimage, .*, got 'iris'"):
+        load_keel("iris")
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (load_adult, r"adult\.data or .*adult\.tar\.xz is missing; put adult\.data and"),
+        (lambda: load_keel("magic"), r"magic\.dat or .* is missing; put magic\.dat of https"),
+        (load_cifar10, r"cifar-10-batches-py or .*cifar10 is missing; unpack https"),
+    ],
+    ids=["adult", "keel", "cifar10"],
+)
+def test_missing_files_say_how_to_get_them(data_folder, load, message):
+    with pytest.raises(ValueError, match=message):
+        load()
+
+
+MAGIC = [f"{i % 7},{i % 5},1,2,3,4,5,6,7,8,{'gh'[i % 2]}" for i in range(19_020)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (MAGIC[:-1], r"magic\.dat of .* must have 19,020 rows, got 19,019"),
+        ([*MAGIC[:2], "1,2,g", *MAGIC[3:]], r"magic\.dat of .*:3 must have 11 values, got 3"),
+        (["x" + MAGIC[0], *MAGIC[1:]], r"altered: could not convert string to float: 'x0'; put"),
+        ([MAGIC[0][:-1] + "q", *MAGIC[1:]], r"altered: it must have 2 classes, got 3; put"),
+    ],
+    ids=["truncated", "short row", "not a number", "another class"],
+)
+def test_altered_tables(data_folder, lines, message):
+    (data_folder / "tabular").mkdir()
+    path = data_folder / "tabular" / "magic.dat"
+    path.write_text("@relation magic\n@data\n" + "\n".join(MAGIC) + "\n")
+    split = load_keel("magic")
+    assert split.x_train.shape == (14_265, 10)
+    assert split.x_train[:, 2:].eq(0).all()  # constant columns
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_keel("magic")
+
+
+def test_archives_that_are_truncated_or_lack_a_member(data_folder):
+    path = data_folder / "tabular" / "keel_numeric6.tar.xz"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:xz") as archive:
+        content = "\n".join(MAGIC).encode()
+        member = tarfile.TarInfo("magic.dat")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    assert load_keel("magic").x_test.shape == (4_755, 10)
+    with pytest.raises(ValueError, match=r"has no letter\.dat .*; put letter\.dat"):
+        load_keel("letter")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"keel_numeric6\.tar\.xz is damaged, .*; put magic"):
+        load_keel("magic")
+
+
+def test_altered_adult(data_folder):
+    (data_folder / "tabular").mkdir()
+    row = "39, State-gov, 77516, Bachelors, 13, Never-married, A, N, White, Male, 1, 0, 40, US, "
+    lines = [row + (">50K" if i < 7_841 else "<=50K") for i in range(32_561)]
+    (data_folder / "tabular" / "adult.data").write_text("\n".join(lines))
+    lines = ["|1x3 Cross validator", *[row + "<=50K." for _ in range(16_281)]]
+    (data_folder / "tabular" / "adult.test").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"adult\.test was altered: 3,846 of its test rows .* 0; "):
+        load_adult()
+
+
+# CIFAR-10.
+
+
+def batch_of_noise(path):
+    """A batch as its authors' are, and its MD5."""
+    pixels = np.random.default_rng(0).integers(0, 256, (cifar10._IN_BATCH, 3072), np.uint8)
+    labels = [i % 10 for i in range(len(pixels))]
+    path.write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol=4))
+    return pixels, hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_batches_of_cifar10(data_folder, monkeypatch):
+    monkeypatch.setattr(cifar10, "_IN_BATCH", 100)
+    folder = data_folder / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels, md5 = batch_of_noise(folder / "data_batch_1")
+    batch_of_noise(folder / "test_batch")
+    monkeypatch.setattr(cifar10, "_TRAIN", {"data_batch_1": md5})
+    monkeypatch.setattr(cifar10, "_TEST", {"test_batch": md5})
+    split = load_cifar10()
+    assert torch.equal(split.x_train, torch.tensor(pixels) / 255)
+    assert split.y_test.tolist() == [i % 10 for i in range(100)]
+    assert load_cifar10(validation=True).x_test.shape == (20, 3072)
+
+    whole = (folder / "data_batch_1").read_bytes()
+    (folder / "data_batch_1").write_bytes(whole[:-1])
+    message = f"data_batch_1 is truncated or was altered: its MD5 must be {md5}, got .*; unpack"
+    with pytest.raises(ValueError, match=message):
+        load_cifar10()
+    (folder / "data_batch_1").unlink()
+    with pytest.raises(ValueError, match=r"data_batch_1 is missing; unpack https"):
+        load_cifar10()
+
+
+def test_batches_run_no_code(tmp_path):
+    class Bad:
+        def __reduce__(self):
+            return exec, ("raise SystemExit('run')",)
+
+    path = tmp_path / "batch"
+    path.write_bytes(pickle.dumps({b"data": Bad(), b"labels": []}, protocol=4))
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    with pytest.raises(pickle.UnpicklingError, match=r"exec has no place"):
+        cifar10.read_batch(path, md5)
+
+
+def archive_of_jpegs(path, n_images=3):
+    image = pytest.importorskip("PIL.Image")
+    files = []
+    for i in range(n_images):
+        file = io.BytesIO()
+        image.new("RGB", (32, 32), (80 * i, 0, 255)).save(file, "JPEG", quality=95)
+        files.append(file.getvalue())
+    offset = np.cumsum([0, *map(len, files)])
+    jpeg = np.frombuffer(b"".join(files), np.uint8)
+    np.savez(path, jpeg=jpeg, offset=offset, label=np.arange(n_images, dtype=np.uint8))
+
+
+def test_jpegs(tmp_path):
+    archive_of_jpegs(tmp_path / "a.npz")
+    pixels, labels = cifar10.read_jpegs(tmp_path / "a.npz", 3)
+    assert labels.tolist() == [0, 1, 2]
+    planes = pixels.reshape(3, 3, 32 * 32).astype(int)
+    expected = np.array([[80 * i, 0, 255] for i in range(3)])[:, :, None]
+    assert abs(planes - expected).max() <= 3
+    with pytest.raises(ValueError, match=r"a\.npz is damaged, expected 4 JPEGs .* 3 labels"):
+        cifar10.read_jpegs(tmp_path / "a.npz", 4)
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"a\.npz is damaged, .*; unpack https"):
+        cifar10.read_jpegs(tmp_path / "a.npz", 3)
+
+
+@pytest.mark.skipif(
+    not next(folders("cifar10")).is_dir(),
+    reason="needs the archive of JPEGs in $MIXNOISE_DATA/cifar10",
+)
+def test_cifar10_of_jpegs():
+    pixels, labels = cifar10.read_jpegs(
+        next(folders("cifar10")) / "cifar10_jpeg75_test.npz", 10_000
+    )
+    assert pixels.shape == (10_000, 3072)
+    assert np.bincount(labels).tolist() == [1000] * 10
+    # Means of the colours, as published for the original images: 0.49, 0.48, 0.45.
+    means = pixels.reshape(10_000, 3, -1).mean((0, 2)) / 255
+    assert means == pytest.approx([0.494, 0.485, 0.450], abs=0.005)

@@ -1,0 +1,21 @@
+"""Real data for the demo and the benchmarks, split the same way every time.
+
+A file a set. They are looked for in ``$MIXNOISE_DATA``, by default ``~/.cache/mixnoise``; what is
+missing or is not what its authors published is a ValueError that says how to get it.
+"""
+
+from mixnoise.datasets.adult import load_adult
+from mixnoise.datasets.cifar10 import load_cifar10
+from mixnoise.datasets.digits import load_digits
+from mixnoise.datasets.fashion_mnist import load_fashion_mnist
+from mixnoise.datasets.keel import load_keel
+from mixnoise.datasets.split import Split
+
+__all__ = [
+    "Split",
+    "load_adult",
+    "load_cifar10",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_keel",
+]

@@ -1,0 +1,83 @@
+"""Where the files of a set are, and what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def folders(name: str) -> Iterator[Path]:
+    """Where a set may be: the user's data folder, then where Debian's packages put theirs."""
+    root = os.environ.get("MIXNOISE_DATA")
+    yield (Path(root) if root else Path.home() / ".cache" / "mixnoise") / name
+    yield Path("/usr/share/datasets") / name
+
+
+def first_that_exists(paths: list[Path], how_to_get_it: str) -> Path:
+    """Of paths in folders of the user's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for path in paths:
+        if path.exists():
+            return path
+    raise ValueError(f"{' or '.join(map(str, paths))} is missing; {how_to_get_it}")
+
+
+def read_verified(path: Path, md5: str, how_to_get_it: str) -> bytes:
+    """The content of a file that must be what its authors published.
+
+    Raises:
+        ValueError: it is missing or has another MD5.
+    """
+    content = first_that_exists([path], how_to_get_it).read_bytes()
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise ValueError(
+            f"{path} is truncated or was altered: its MD5 must be {md5}, got {found} of "
+            f"{len(content):,} bytes; {how_to_get_it}"
+        )
+    return content
+
+
+def read_lines(path: Path, member: str, how_to_get_it: str) -> list[str]:
+    """Of a text file, or of a member of an archive that tar reads.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        if path.suffixes[-2:-1] != [".tar"]:
+            return path.read_text().splitlines()
+        with tarfile.open(path) as archive:
+            file = archive.extractfile(member)
+            if file is None:
+                raise KeyError(member)
+            return file.read().decode().splitlines()
+    except (OSError, EOFError, KeyError, UnicodeDecodeError, tarfile.TarError) as error:
+        raise ValueError(
+            f"{path} is damaged, or has no {member} ({error}); {how_to_get_it}"
+        ) from error
+
+
+def comma_separated(lines: list[str], source: str, n_rows: int, n_columns: int) -> list[list[str]]:
+    """Values separated by commas; lines that are empty or begin with "@" or "|" are skipped.
+
+    Raises:
+        ValueError: there are not so many rows, or one has not so many values.
+    """
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line[0] in "@|":
+            continue
+        row = [value.strip() for value in line.split(",")]
+        if len(row) != n_columns:
+            raise ValueError(f"{source}:{number} must have {n_columns} values, got {len(row)}")
+        rows.append(row)
+    if len(rows) != n_rows:
+        raise ValueError(f"{source} must have {n_rows:,} rows, got {len(rows):,}")
+    return rows
