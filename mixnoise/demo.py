@@ -125,7 +125,9 @@ def supervised_accuracy(
     if labels_per_class is not None:
         chosen = torch.as_tensor(choose_rows(y.numpy(), labels_per_class, seed))
         x, y = x[chosen], y[chosen]
-    model = nn.Sequential(untrained(experiment, split, seed), nn.Linear(experiment.width, 10))
+    n_classes = int(split.y_train.max()) + 1
+    head = nn.Linear(experiment.width, n_classes)
+    model = nn.Sequential(untrained(experiment, split, seed), head)
     steps_per_epoch = max(1, len(x) // 128)
     # A few labels make an epoch of a single step.
     epochs = experiment.supervised_epochs if labels_per_class is None else 100

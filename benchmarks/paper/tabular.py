@@ -1,0 +1,324 @@
+"""The paper's table of columns: ``python -m benchmarks.paper.tabular --data letter``.
+
+A fully connected network, images as permuted columns, and the rows of the paper's table; linear
+probes with 10 and 100 labels a class and with all. ``--network paper`` has 12 layers, ``best`` what
+serves each method best. Settings are chosen by ``--search`` on a validation split of the training
+rows; every tried one is kept. Both go on with what is missing when they are interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.machine import describe
+from benchmarks.paper import cells
+from benchmarks.paper.cells import Cell
+from mixnoise import linear_probe
+from mixnoise.datasets import Split, load_adult, load_cifar10, load_fashion_mnist, load_keel
+from mixnoise.demo import (
+    RAW,
+    SUPERVISED,
+    UNTRAINED,
+    Experiment,
+    pretrained,
+    supervised_accuracy,
+    untrained,
+)
+from mixnoise.features import features
+
+RANDOM = "Random features"  # of one untrained layer
+METHODS = ("Gaussian noise", "DACL", "DACL+")
+ROWS = (RAW, RANDOM, UNTRAINED, *METHODS, SUPERVISED)
+_RANDOM_FEATURES = 4096
+# Searched once, on the validation split.
+_SEARCH_SEED = 100
+TEMPERATURES = (0.1, 0.5)
+STRENGTHS = {
+    "Gaussian noise": (0.1, 0.3, 0.6),  # sigma
+    "DACL": (0.5, 0.7, 0.9),  # alpha
+    "DACL+": (0.5, 0.7, 0.9),  # alpha
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set, and what a run on two cores has time for."""
+
+    load: Callable[..., Split]
+    labels_per_class: tuple[int | None, ...]
+    networks: dict[str, tuple[Network, ...]]
+    epochs: int
+    batch_size: int
+    lr: float
+    supervised_epochs: int
+    classifier: str  # with all labels
+    low: float | str  # of geometric mixup
+    search_rows: int  # at most, for pre-training and its probes
+
+
+def _pixels(load: Callable[..., Split], width: int, epochs: int) -> Table:
+    return Table(
+        load=partial(_permuted, load),
+        labels_per_class=(10, 100, None),
+        networks={
+            "paper": (Network(12, width),),
+            "best": (Network(1, 1024), Network(2, 512)),
+        },
+        epochs=epochs,
+        batch_size=1024,
+        lr=2e-3,
+        supervised_epochs=5,
+        classifier="sgd",
+        low=0.0,
+        search_rows=20_000,
+    )
+
+
+def _columns(load: Callable[..., Split], labels: tuple[int | None, ...], epochs: int) -> Table:
+    return Table(
+        load=load,
+        labels_per_class=labels,
+        networks={
+            "paper": (Network(12, 128),),
+            "best": (Network(1, 512), Network(2, 256), Network(4, 256)),
+        },
+        epochs=epochs,
+        batch_size=512,
+        lr=2e-3,
+        supervised_epochs=30,
+        classifier="logistic",
+        low="auto",
+        search_rows=20_000,
+    )
+
+
+def _permuted(load: Callable[..., Split], validation: bool = False) -> Split:
+    """Nothing may profit from knowing which pixels are neighbours."""
+    split = load(validation)
+    order = torch.randperm(split.x_train.shape[1], generator=torch.Generator().manual_seed(0))
+    return replace(split, x_train=split.x_train[:, order], x_test=split.x_test[:, order])
+
+
+TABLES = {
+    "fashion-mnist": _pixels(load_fashion_mnist, width=256, epochs=10),
+    "cifar10": _pixels(load_cifar10, width=256, epochs=10),
+    "adult": _columns(load_adult, (10, 100, None), epochs=20),
+    "letter": _columns(partial(load_keel, "letter"), (10, 100, None), epochs=30),
+    "satimage": _columns(partial(load_keel, "satimage"), (10, 100, None), epochs=60),
+}
+
+
+def experiment(data: str, network: Network) -> Experiment:
+    table = TABLES[data]
+    return Experiment(
+        name=data,
+        load=table.load,
+        depth=network.depth,
+        width=network.width,
+        pretrain={"epochs": table.epochs, "batch_size": table.batch_size, "lr": table.lr},
+        methods={},
+        supervised_epochs=table.supervised_epochs,
+        classifier=table.classifier,
+    )
+
+
+def noise(row: str, strength: float, low: float | str) -> dict[str, Any]:
+    if row == "Gaussian noise":
+        return {"name": "gaussian", "sigma": strength}
+    if row == "DACL":
+        return {"name": "linear", "alpha": strength}
+    return {"name": "dacl+", "alpha": strength, "low": low}
+
+
+# Search.
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is searched for a method; each has as many."""
+
+    network: Network
+    noise: dict[str, Any]
+    temperature: float
+
+    @property
+    def method(self) -> dict[str, Any]:
+        return {"noise": self.noise, "temperature": self.temperature}
+
+
+def choices(data: str, network: str, row: str) -> Iterator[Choice]:
+    table = TABLES[data]
+    space = itertools.product(table.networks[network], STRENGTHS[row], TEMPERATURES)
+    for chosen, strength, temperature in space:
+        yield Choice(chosen, noise(row, strength, table.low), temperature)
+
+
+def search_path(data: str, network: str) -> Path:
+    return cells.RESULTS / "tabular-search" / f"{data}-{network}.json"
+
+
+def _tried(data: str, network: str) -> list[dict[str, Any]]:
+    path = search_path(data, network)
+    return json.loads(path.read_text())["tried"] if path.exists() else []
+
+
+def search(data: str, network: str) -> None:
+    """Every choice of every method by its probes on the validation split, with one seed."""
+    table, tried = TABLES[data], _tried(data, network)
+    split = table.load(validation=True)
+    some = slice(table.search_rows)
+    split = replace(split, x_train=split.x_train[some], y_train=split.y_train[some])
+    space = {row: [asdict(choice) for choice in choices(data, network, row)] for row in METHODS}
+    done = [{key: e[key] for key in ("row", "network", "noise", "temperature")} for e in tried]
+    for row in METHODS:
+        for choice in choices(data, network, row):
+            entry = {"row": row, **asdict(choice)}
+            if entry in done:
+                continue
+            trained = experiment(data, choice.network)
+            encoder, _ = pretrained(trained, split, choice.method, _SEARCH_SEED)
+            accuracy = probe(table, encoder, split, _SEARCH_SEED)
+            tried.append({**entry, "accuracy": accuracy})
+            settings = {"rows": len(split.x_train), "pretrain": trained.pretrain}
+            content = {"machine": describe(), "settings": settings, "space": space, "tried": tried}
+            cells.write(search_path(data, network), content)
+            print(data, entry, accuracy, flush=True)
+
+
+def best(data: str, network: str, row: str) -> Choice:
+    """Of those tried: the highest mean accuracy over the numbers of labels.
+
+    Raises:
+        ValueError: some were not tried.
+    """
+    found = [entry for entry in _tried(data, network) if entry["row"] == row]
+    if len(found) < len(list(choices(data, network, row))):
+        raise ValueError(
+            f"no settings are chosen for {row}: run "
+            f"python -m benchmarks.paper.tabular --data {data} --network {network} --search"
+        )
+    entry = max(found, key=lambda e: float(np.mean(e["accuracy"])))
+    return Choice(Network(**entry["network"]), entry["noise"], entry["temperature"])
+
+
+# Runs.
+
+
+def probe(table: Table, encoder: nn.Module, split: Split, seed: int) -> list[float]:
+    """Test accuracy in % for each number of labels."""
+    train = features(encoder, split.x_train), split.y_train
+    test = features(encoder, split.x_test), split.y_test
+    found = []
+    for n in table.labels_per_class:
+        result = linear_probe(
+            nn.Identity(),
+            train,
+            test,
+            labels_per_class=n,
+            seed=seed,
+            classifier=table.classifier if n is None else "logistic",
+        )
+        found.append(round(100 * result.accuracy, 3))
+    return found
+
+
+def random_features(n_columns: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(n_columns, _RANDOM_FEATURES), nn.ReLU())
+
+
+def cells_of(data: str, network: str, row: str) -> list[tuple[Cell, Experiment, Choice | None]]:
+    """One, as a rule; without pre-training, one for each network that some method is best with."""
+    table = TABLES[data]
+    common: dict[str, Any] = {"data": data, "row": row, "labels": list(table.labels_per_class)}
+    slug = row.lower().replace("+", "-plus").replace(" (no network)", "").replace(" ", "-")
+    if row in (RAW, RANDOM):
+        trained = experiment(data, table.networks["paper"][0])
+        return [(Cell("tabular", f"{data}-{slug}", common), trained, None)]
+    if row in METHODS:
+        choice = best(data, network, row)
+        trained = experiment(data, choice.network)
+        settings = {**common, **asdict(choice), "pretrain": trained.pretrain}
+        return [(Cell("tabular", f"{data}-{network}-{slug}", settings), trained, choice)]
+    found = []
+    for each in sorted({best(data, network, m).network for m in METHODS}, key=str):
+        trained = experiment(data, each)
+        settings = {**common, "network": asdict(each)}
+        if row == SUPERVISED:
+            settings["epochs"] = trained.supervised_epochs
+        name = f"{data}-{slug}-{each.depth}x{each.width}"
+        found.append((Cell("tabular", name, settings), trained, None))
+    return found
+
+
+def run(
+    row: str, trained: Experiment, choice: Choice | None, split: Split, seed: int
+) -> dict[str, Any]:
+    """Accuracies in %, and with pre-training those of a vote of neighbours on the way."""
+    table = TABLES[trained.name]
+    if row == SUPERVISED:
+        accuracies = [
+            round(supervised_accuracy(trained, split, n, seed), 3) for n in table.labels_per_class
+        ]
+        return {"accuracy": accuracies}
+    if choice is not None:
+        some = slice(5000), slice(2000)  # enough to see a curve
+        neighbours = (
+            (split.x_train[some[0]], split.y_train[some[0]]),
+            (split.x_test[some[1]], split.y_test[some[1]]),
+        )
+        encoder, made = pretrained(trained, split, choice.method, seed, probe=neighbours)
+        curve = [
+            [step["epoch"], round(100 * step["knn_accuracy"], 2)]
+            for step in made.history
+            if "knn_accuracy" in step
+        ]
+        return {"accuracy": probe(table, encoder, split, seed), "knn": curve}
+    encoder = nn.Identity()
+    if row == RANDOM:
+        encoder = random_features(split.x_train.shape[1], seed)
+    elif row == UNTRAINED:
+        encoder = untrained(trained, split, seed)
+    return {"accuracy": probe(table, encoder, split, seed)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.tabular", description=__doc__)
+    parser.add_argument("--data", choices=TABLES, nargs="+", default=list(TABLES))
+    parser.add_argument("--network", choices=("paper", "best"), default="paper")
+    parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--search", action="store_true", help="choose settings, then stop")
+    options = parser.parse_args(arguments)
+    for data in options.data:
+        if options.search:
+            search(data, options.network)
+            continue
+        split = TABLES[data].load()
+        for row in options.rows:
+            for cell, trained, choice in cells_of(data, options.network, row):
+                made = partial(run, row, trained, choice, split)
+                cell.fill(range(options.seeds), made)
+                accuracies = [found["accuracy"] for found in cell.runs()]
+                print(cell.name, np.round(np.mean(accuracies, 0), 2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
