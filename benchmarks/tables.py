@@ -257,12 +257,20 @@ def fill(text: str, results: Path = RESULTS, tables: Tables = TABLES) -> str:
     for name, (file, make) in tables.items():
         if not (results / file).exists():
             continue
-        marked = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.S)
-        if not marked.search(text):
-            raise ValueError(f"the text has no place for the table {name!r}")
-        content = make(json.loads((results / file).read_text()))
-        text = marked.sub(lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text)
+        text = fill_one(text, name, make(json.loads((results / file).read_text())))
     return text
+
+
+def fill_one(text: str, name: str, content: str) -> str:
+    """The text with this content between the marks of that name.
+
+    Raises:
+        ValueError: there are none.
+    """
+    marked = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.S)
+    if not marked.search(text):
+        raise ValueError(f"the text has no place for the table {name!r}")
+    return marked.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
 
 
 def main() -> int:

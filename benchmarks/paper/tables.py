@@ -1,0 +1,155 @@
+"""The tables of docs/paper.md, out of the cells: ``python -m benchmarks.paper.tables [--check]``.
+
+Without ``--check`` it draws docs/paper-epochs.png, too. What nobody ran stays empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.tabular import METHODS, ROWS, SUPERVISED, TABLES, UNTRAINED, cells_of
+from benchmarks.tables import ROOT, fill_one, table
+
+DOCUMENT = ROOT / "docs" / "paper.md"
+PICTURE = ROOT / "docs" / "paper-epochs.png"
+NETWORKS = ("paper", "best")
+# Verma et al., ICML 2021: a linear classifier with all labels.
+PAPER = {
+    "fashion-mnist": dict(
+        zip((UNTRAINED, *METHODS, SUPERVISED), (66.6, 75.8, 81.4, 82.4, 79.1), strict=True)
+    ),
+    "cifar10": dict(
+        zip((UNTRAINED, *METHODS, SUPERVISED), (26.8, 27.4, 37.6, 39.7, 35.2), strict=True)
+    ),
+}
+
+
+def cells(data: str, network: str, row: str) -> list[Cell]:
+    """Those of the row that have runs; none while settings are not chosen."""
+    try:
+        found = cells_of(data, network, row)
+    except ValueError:
+        return []
+    return [cell for cell, *_ in found if cell.path.exists()]
+
+
+def _spread(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _name(cell: Cell, row: str, network: str) -> str:
+    """With what was chosen for it."""
+    settings, chosen = cell.settings, []
+    if network == "best" and "network" in settings:
+        chosen.append("{depth} x {width}".format(**settings["network"]))
+    if "noise" in settings:
+        noise = settings["noise"]
+        strength = "sigma" if "sigma" in noise else "alpha"
+        chosen += [f"{strength} {noise[strength]}", f"temperature {settings['temperature']}"]
+    return f"{row} ({', '.join(chosen)})" if chosen else row
+
+
+def tabular(data: str, network: str) -> str:
+    """A row for each cell, and what they were made with."""
+    if network == "best" and not any(cells(data, network, row) for row in METHODS):
+        return _source(data, network, [])
+    labels = TABLES[data].labels_per_class
+    head = ["Test accuracy in %", *(f"{n} labels a class" if n else "all labels" for n in labels)]
+    paper = PAPER.get(data, {}) if network == "paper" else {}
+    head += ["paper, all labels"] if paper else []
+    lines, used = [], []
+    for row in ROWS:
+        reported = [f"{paper[row]:.1f}" if row in paper else ""] if paper else []
+        found = cells(data, network, row)
+        used += found
+        for cell in found:
+            accuracies = zip(*(run["accuracy"] for run in cell.runs()), strict=True)
+            values = [_spread(list(column)) for column in accuracies]
+            lines.append([_name(cell, row, network), *values, *reported])
+        if not found:
+            lines.append([row, *[""] * len(labels), *reported])
+    return f"{table(head, lines)}\n\n{_source(data, network, used)}"
+
+
+def _source(data: str, network: str, used: list[Cell]) -> str:
+    command = f"python -m benchmarks.paper.tabular --data {data}"
+    command += " --network best" if network == "best" else ""
+    if not used:
+        return f"Not run yet: `{command} --search`, then `{command}`."
+    chosen, runs = TABLES[data], [run for cell in used for run in cell.runs()]
+    encoder = ""
+    if network == "paper":
+        encoder = f"Encoder: 12 layers of {chosen.networks['paper'][0].width}. "
+    return (
+        f"{encoder}{chosen.epochs} epochs of pre-training, batches of {chosen.batch_size:,}, "
+        f"AdamW. Mean ± standard deviation over {min(len(cell.runs()) for cell in used)} seeds. "
+        f"`{command}`, {machines(runs)}."
+    )
+
+
+def machines(runs: list[dict[str, Any]]) -> str:
+    """Processors, versions, commits and dates of some runs; each once."""
+
+    def each(key: str) -> str:
+        return ", ".join(sorted({str(run["machine"][key]) for run in runs}))
+
+    return (
+        f"{each('processor')}, {each('threads')} thread, torch {each('torch')}, Python "
+        f"{each('python')}, commit {each('commit')}, {each('date')}"
+    )
+
+
+def plot_epochs(path: Path) -> None:
+    """kNN accuracy on the way, mean over seeds: a panel for each data set that was run."""
+    from matplotlib.figure import Figure
+
+    curves: dict[str, dict[str, Any]] = {}
+    for data in TABLES:
+        for row in METHODS:
+            for cell in cells(data, "paper", row):
+                found = np.array([run["knn"] for run in cell.runs()])
+                curves.setdefault(data, {})[row] = found.mean(0)
+    figure = Figure(figsize=(3.6 * len(curves), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (data, by_row) in zip(panels, curves.items(), strict=True):
+        for row, points in by_row.items():
+            axes.plot(*points.T, label=row, linewidth=1.5)
+        axes.set_title(data, fontsize=10)
+        axes.set_xlabel("epochs of pre-training")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("kNN accuracy in %")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def fill(text: str) -> str:
+    """The document with every table made anew."""
+    for data in TABLES:
+        for network in NETWORKS:
+            text = fill_one(text, f"{data}-{network}", tabular(data, network))
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if out of date")
+    check = parser.parse_args().check
+    before = DOCUMENT.read_text()
+    after = fill(before)
+    if check:
+        return int(before != after)
+    DOCUMENT.write_text(after)
+    plot_epochs(PICTURE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The paper's tables: cells, a search and runs at a size that takes seconds, the document."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.paper import cells, tables, tabular
+from benchmarks.paper.cells import Cell
+from mixnoise.datasets import load_digits
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    """An empty folder of results, but for the test of the document."""
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_a_cell_goes_on_with_the_seeds_that_are_missing(results):
+    cell, asked = Cell("table", "name", {"width": 4}), []
+
+    def run(seed):
+        asked.append(seed)
+        if seed == 2:
+            raise KeyboardInterrupt
+        return {"accuracy": [seed]}
+
+    with pytest.raises(KeyboardInterrupt):
+        cell.fill([1, 0, 2, 3], run)
+    assert [found["seed"] for found in cell.runs()] == [0, 1]
+    cell.fill(range(5), lambda seed: asked.append(seed) or {"accuracy": [seed]})
+    assert asked == [1, 0, 2, 2, 3, 4]
+    content = json.loads((results / "table" / "name.json").read_text())
+    assert content["settings"] == {"width": 4}
+    assert [run["accuracy"] for run in content["runs"]] == [[0], [1], [2], [3], [4]]
+    assert content["runs"][0].keys() == {"seed", "accuracy", "seconds", "machine"}
+    assert [path.name for path in results.rglob("*.json*")] == ["name.json"]  # nothing half-made
+
+
+def test_a_cell_of_other_settings_is_not_mixed_with():
+    Cell("table", "name", {"width": 4}).fill([0], lambda _: {})
+    with pytest.raises(ValueError, match=r"name\.json was made with other settings; delete it"):
+        Cell("table", "name", {"width": 8}).fill([1], lambda _: {})
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """A table that takes seconds, with a search of two settings a method and network."""
+    table = replace(
+        tabular.TABLES["satimage"],
+        load=load_digits,
+        networks={
+            "paper": (tabular.Network(3, 16),),
+            "best": (tabular.Network(1, 16), tabular.Network(2, 16)),
+        },
+        labels_per_class=(5, None),
+        epochs=2,
+        batch_size=256,
+        supervised_epochs=2,
+        search_rows=300,
+    )
+    monkeypatch.setattr(tabular, "TABLES", {"digits": table})
+    monkeypatch.setattr(tables, "TABLES", {"digits": table})
+    monkeypatch.setattr(tabular, "TEMPERATURES", (0.5,))
+    monkeypatch.setattr(tabular, "STRENGTHS", dict.fromkeys(tabular.METHODS, (0.5, 0.7)))
+    monkeypatch.setattr(tabular, "_RANDOM_FEATURES", 64)
+
+
+@pytest.mark.usefixtures("digits")
+def test_search_and_every_row(results, monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"no settings are chosen for DACL: run python .* --search"
+    ):
+        tabular.best("digits", "paper", "DACL")
+
+    # Interrupted after three settings of six.
+    real, probed = tabular.probe, []
+
+    def probe(table, encoder, split, seed):
+        if len(probed) == 3:
+            raise KeyboardInterrupt
+        assert len(split.x_train) == 300
+        probed.append(real(table, encoder, split, seed))
+        return probed[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tabular, "probe", probe)
+        with pytest.raises(KeyboardInterrupt):
+            tabular.main(["--data", "digits", "--search"])
+    tabular.main(["--data", "digits", "--search"])
+    kept = json.loads((results / "tabular-search" / "digits-paper.json").read_text())
+    assert [entry["row"] for entry in kept["tried"]] == [m for m in tabular.METHODS for _ in "ab"]
+    assert [entry["accuracy"] for entry in kept["tried"]][:3] == probed
+    assert kept["space"].keys() == set(tabular.METHODS)
+    for row in tabular.METHODS:
+        first, second = (np.mean(e["accuracy"]) for e in kept["tried"] if e["row"] == row)
+        chosen = tabular.best("digits", "paper", row)
+        assert chosen.noise == kept["space"][row][int(second > first)]["noise"]
+
+    tabular.main(["--data", "digits", "--seeds", "2"])
+    made = {path.stem: json.loads(path.read_text()) for path in (results / "tabular").iterdir()}
+    assert made.keys() == {
+        "digits-raw-columns",
+        "digits-random-features",
+        "digits-no-pre-training-3x16",
+        "digits-paper-gaussian-noise",
+        "digits-paper-dacl",
+        "digits-paper-dacl-plus",
+        "digits-full-supervised-3x16",
+    }
+    for cell in made.values():
+        assert all(10 < few < many <= 100 for few, many in (r["accuracy"] for r in cell["runs"]))
+    assert [epoch for epoch, _ in made["digits-paper-dacl"]["runs"][0]["knn"]] == [1, 2]
+
+    text = tables.tabular("digits", "paper")
+    assert text.startswith("| Test accuracy in % | 5 labels a class | all labels |\n| --- |")
+    for row in tabular.ROWS:
+        assert f"\n| {row}" in text
+    assert "Mean ± standard deviation over 2 seeds" in text
+    assert tables.tabular("digits", "best").startswith("Not run yet: `python -m")
+
+
+@pytest.mark.usefixtures("digits")
+def test_each_best_network_stands_beside_itself_untrained(results):
+    tabular.main(["--data", "digits", "--search", "--network", "best"])
+    tabular.main(["--data", "digits", "--seeds", "1", "--network", "best"])
+    chosen = {tabular.best("digits", "best", row).network for row in tabular.METHODS}
+    untrained = {path.stem for path in (results / "tabular").glob("*no-pre-training*")}
+    assert untrained == {f"digits-no-pre-training-{n.depth}x{n.width}" for n in chosen}
+    text = tables.tabular("digits", "best")
+    assert all(f"| No pre-training ({n.depth} x {n.width}) |" in text for n in chosen)
+
+
+def test_pixels_are_permuted_and_stay_the_same_pixels():
+    plain, permuted = load_digits(), tabular._permuted(load_digits)
+    assert not permuted.x_train.equal(plain.x_train)
+    assert permuted.x_train.sort(1).values.equal(plain.x_train.sort(1).values)
+    back = tabular._permuted(load_digits, validation=True)
+    assert len(back.x_train) < len(permuted.x_train)
+
+
+def test_the_document_is_up_to_date(monkeypatch):
+    monkeypatch.undo()
+    document = tables.DOCUMENT.read_text()
+    assert tables.fill(document) == document
