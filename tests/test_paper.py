@@ -58,7 +58,7 @@ def digits(monkeypatch):
         labels_per_class=(5, None),
         epochs=2,
         batch_size=256,
-        supervised_epochs=2,
+        supervised_epochs=20,
         search_rows=300,
     )
     monkeypatch.setattr(tabular, "TABLES", {"digits": table})
@@ -120,6 +120,8 @@ def test_search_and_every_row(results, monkeypatch):
         assert f"\n| {row}" in text
     assert "Mean ± standard deviation over 2 seeds" in text
     assert tables.tabular("digits", "best").startswith("Not run yet: `python -m")
+    tables.plot_epochs(results / "epochs.png")
+    assert (results / "epochs.png").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("digits")

@@ -117,6 +117,8 @@ def plot_epochs(path: Path) -> None:
             for cell in cells(data, "paper", row):
                 found = np.array([run["knn"] for run in cell.runs()])
                 curves.setdefault(data, {})[row] = found.mean(0)
+    if not curves:
+        return
     figure = Figure(figsize=(3.6 * len(curves), 3.2), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (data, by_row) in zip(panels, curves.items(), strict=True):
