@@ -62,7 +62,10 @@ class Variant:
         return run
 
 
-def _constant(value: object, *_: object) -> object:
+def _constant(value: object, *arguments: Any) -> object:
+    if isinstance(value, Blocks):  # of the element's bytes and the row's length
+        longest = arguments[1]
+        return replace(value, k=min(value.k, longest), out=min(value.out, longest))
     return value
 
 
