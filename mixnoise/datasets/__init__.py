@@ -10,6 +10,7 @@ from mixnoise.datasets.digits import load_digits
 from mixnoise.datasets.fashion_mnist import load_fashion_mnist
 from mixnoise.datasets.keel import load_keel
 from mixnoise.datasets.split import Split
+from mixnoise.datasets.tu_graphs import load_tu_graphs
 
 __all__ = [
     "Split",
@@ -18,4 +19,5 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_keel",
+    "load_tu_graphs",
 ]
