@@ -1,9 +1,9 @@
 """The paper's table of graphs: ``python -m benchmarks.paper.graphs --data MUTAG``.
 
 GIN is pre-trained on all graphs of a set without their labels, in several ways, and a linear
-classifier on its frozen output is trained and tested in ten folds. Settings are chosen within each fold, by
-cross-validation of its training graphs, among as many for each method; what each of them gave is
-kept. Goes on with the seeds that are missing when it is interrupted.
+classifier on its frozen output is trained and tested in ten folds. Settings are chosen within each
+fold, by cross-validation of its training graphs, among as many for each method; what each of them
+gave is kept. Goes on with the seeds that are missing when it is interrupted.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _read(path: Path, name: str) -> Iterator[dict[str, Any]]:
     except (OSError, KeyError, ValueError, StopIteration, RuntimeError, zipfile.BadZipFile) as e:
         where = f" at graph {number}" if number else ""
         raise ValueError(
-            f"{path} is truncated or was altered{where} ({e or 'it ends there'}); take it anew, or "
+            f"{path} is truncated or was altered{where} ({str(e) or 'it ends there'}); take it anew, or "
             "remove it, and PyTorch Geometric downloads the set"
         ) from e
 
