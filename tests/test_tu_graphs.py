@@ -59,7 +59,7 @@ def test_nodes_without_tags_are_constant(zipped):
     [
         (
             TEXT[:-6],
-            r"MUTAG\.zip is truncated or was altered at graph 2 \(it ends there\); take it",
+            r"MUTAG\.zip is truncated or was altered at graph 2 \(it ends there\); take",
         ),
         (TEXT.replace("9 1 1", "9 1 2"), r"at graph 2 \(the neighbours of node 0 are not its 1\)"),
         (TEXT.replace("9 1 1", "9 2 1"), r"at graph 2 \(the neighbours of node 0 are not its 2\)"),
@@ -154,8 +154,8 @@ def test_infograph_is_the_bound_of_its_scores():
     torch.manual_seed(0)
     model = InfoGraph(GIN(1, 4, 2)).eval()
     batch = Batch.from_data_list([ring(3, 0), ring(4, 1)])
-    nodes = model.of_nodes(model.encoder.nodes(batch)).double()
-    sums = model.of_graphs(model.encoder(batch)).double()
+    nodes = model.of_nodes(model.encoder.nodes(batch)).detach().double()
+    sums = model.of_graphs(model.encoder(batch)).detach().double()
     own, foreign = [], []
     for i, node in enumerate(nodes):
         for j, graph in enumerate(sums):

@@ -117,9 +117,10 @@ def _read(path: Path, name: str) -> Iterator[dict[str, Any]]:
             }
     except (OSError, KeyError, ValueError, StopIteration, RuntimeError, zipfile.BadZipFile) as e:
         where = f" at graph {number}" if number else ""
+        why = str(e) or "it ends there"
         raise ValueError(
-            f"{path} is truncated or was altered{where} ({str(e) or 'it ends there'}); take it anew, or "
-            "remove it, and PyTorch Geometric downloads the set"
+            f"{path} is truncated or was altered{where} ({why}); take it anew, or remove it, and "
+            "PyTorch Geometric downloads the set"
         ) from e
 
 
