@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch Geometric")
+
 from benchmarks.paper import cells, tables, tabular
 from benchmarks.paper.cells import Cell
 from mixnoise.datasets import load_digits
@@ -56,8 +58,8 @@ def digits(monkeypatch):
             "best": (tabular.Network(1, 16), tabular.Network(2, 16)),
         },
         labels_per_class=(5, None),
-        epochs=2,
-        batch_size=256,
+        name="digits",
+        pretrain={"epochs": 2, "batch_size": 256},
         supervised_epochs=20,
         search_rows=300,
     )
@@ -73,7 +75,7 @@ def test_search_and_every_row(results, monkeypatch):
     with pytest.raises(
         ValueError, match=r"no settings are chosen for DACL: run python .* --search"
     ):
-        tabular.best("digits", "paper", "DACL")
+        tabular.best(tabular.TABLES["digits"], "paper", "DACL")
 
     # Interrupted after three settings of six.
     real, probed = tabular.probe, []
@@ -96,7 +98,7 @@ def test_search_and_every_row(results, monkeypatch):
     assert kept["space"].keys() == set(tabular.METHODS)
     for row in tabular.METHODS:
         first, second = (np.mean(e["accuracy"]) for e in kept["tried"] if e["row"] == row)
-        chosen = tabular.best("digits", "paper", row)
+        chosen = tabular.best(tabular.TABLES["digits"], "paper", row)
         assert chosen.noise == kept["space"][row][int(second > first)]["noise"]
 
     tabular.main(["--data", "digits", "--seeds", "2"])
@@ -128,11 +130,26 @@ def test_search_and_every_row(results, monkeypatch):
 def test_each_best_network_stands_beside_itself_untrained(results):
     tabular.main(["--data", "digits", "--search", "--network", "best"])
     tabular.main(["--data", "digits", "--seeds", "1", "--network", "best"])
-    chosen = {tabular.best("digits", "best", row).network for row in tabular.METHODS}
+    table = tabular.TABLES["digits"]
+    chosen = {tabular.best(table, "best", row).network for row in tabular.METHODS}
     untrained = {path.stem for path in (results / "tabular").glob("*no-pre-training*")}
     assert untrained == {f"digits-no-pre-training-{n.depth}x{n.width}" for n in chosen}
     text = tables.tabular("digits", "best")
     assert all(f"| No pre-training ({n.depth} x {n.width}) |" in text for n in chosen)
+
+
+@pytest.mark.usefixtures("digits")
+def test_another_size_has_results_of_its_own(results, capsys):
+    size = ["--data", "digits", "--width", "8", "--epochs", "1", "--optimizer", "lars"]
+    with pytest.raises(SystemExit):
+        tabular.main(size)
+    assert "another size needs a --folder of its own" in capsys.readouterr().err
+    tabular.main([*size, "--folder", "small", "--search"])
+    tabular.main([*size, "--folder", "small", "--rows", "DACL", "--seeds", "1"])
+    assert {path.name for path in results.iterdir()} == {"small-search", "small"}
+    settings = json.loads((results / "small" / "digits-paper-dacl.json").read_text())["settings"]
+    assert settings["network"] == {"depth": 12, "width": 8}
+    assert settings["pretrain"] == {"epochs": 1, "batch_size": 256, "optimizer": "lars"}
 
 
 def test_pixels_are_permuted_and_stay_the_same_pixels():

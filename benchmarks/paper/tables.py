@@ -44,7 +44,7 @@ GRAPHS_IN_PAPER = {
 def cells(data: str, network: str, row: str) -> list[Cell]:
     """Those of the row that have runs; none while settings are not chosen."""
     try:
-        found = cells_of(data, network, row)
+        found = cells_of(TABLES[data], network, row)
     except ValueError:
         return []
     return [cell for cell, *_ in found if cell.path.exists()]
@@ -99,7 +99,8 @@ def _source(data: str, network: str, used: list[Cell]) -> str:
     if network == "paper":
         encoder = f"Encoder: 12 layers of {chosen.networks['paper'][0].width}. "
     return (
-        f"{encoder}{chosen.epochs} epochs of pre-training, batches of {chosen.batch_size:,}, "
+        f"{encoder}{chosen.pretrain['epochs']} epochs of pre-training, batches of "
+        f"{chosen.pretrain['batch_size']:,}, "
         f"AdamW. Mean ± standard deviation over {min(len(cell.runs()) for cell in used)} seeds. "
         f"`{command}`, {machines(runs)}."
     )

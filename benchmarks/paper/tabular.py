@@ -61,29 +61,28 @@ class Network:
 class Table:
     """A data set, and what a run on two cores has time for."""
 
+    name: str
     load: Callable[..., Split]
     labels_per_class: tuple[int | None, ...]
     networks: dict[str, tuple[Network, ...]]
-    epochs: int
-    batch_size: int
-    lr: float
+    pretrain: dict[str, Any]
     supervised_epochs: int
     classifier: str  # with all labels
     low: float | str  # of geometric mixup
     search_rows: int  # at most, for pre-training and its probes
+    folder: str = "tabular"  # of the results
 
 
-def _pixels(load: Callable[..., Split], width: int, epochs: int) -> Table:
+def _pixels(name: str, load: Callable[..., Split], width: int, epochs: int) -> Table:
     return Table(
+        name=name,
         load=partial(_permuted, load),
         labels_per_class=(10, 100, None),
         networks={
             "paper": (Network(12, width),),
             "best": (Network(1, 1024), Network(2, 512)),
         },
-        epochs=epochs,
-        batch_size=1024,
-        lr=2e-3,
+        pretrain={"epochs": epochs, "batch_size": 1024, "lr": 2e-3},
         supervised_epochs=5,
         classifier="sgd",
         low=0.0,
@@ -91,17 +90,16 @@ def _pixels(load: Callable[..., Split], width: int, epochs: int) -> Table:
     )
 
 
-def _columns(load: Callable[..., Split], labels: tuple[int | None, ...], epochs: int) -> Table:
+def _columns(name: str, load: Callable[..., Split], epochs: int) -> Table:
     return Table(
+        name=name,
         load=load,
-        labels_per_class=labels,
+        labels_per_class=(10, 100, None),
         networks={
             "paper": (Network(12, 128),),
             "best": (Network(1, 512), Network(2, 256), Network(4, 256)),
         },
-        epochs=epochs,
-        batch_size=512,
-        lr=2e-3,
+        pretrain={"epochs": epochs, "batch_size": 512, "lr": 2e-3},
         supervised_epochs=30,
         classifier="logistic",
         low="auto",
@@ -117,22 +115,24 @@ def _permuted(load: Callable[..., Split], validation: bool = False) -> Split:
 
 
 TABLES = {
-    "fashion-mnist": _pixels(load_fashion_mnist, width=256, epochs=10),
-    "cifar10": _pixels(load_cifar10, width=256, epochs=10),
-    "adult": _columns(load_adult, (10, 100, None), epochs=20),
-    "letter": _columns(partial(load_keel, "letter"), (10, 100, None), epochs=30),
-    "satimage": _columns(partial(load_keel, "satimage"), (10, 100, None), epochs=60),
+    table.name: table
+    for table in (
+        _pixels("fashion-mnist", load_fashion_mnist, width=256, epochs=10),
+        _pixels("cifar10", load_cifar10, width=256, epochs=10),
+        _columns("adult", load_adult, epochs=20),
+        _columns("letter", partial(load_keel, "letter"), epochs=30),
+        _columns("satimage", partial(load_keel, "satimage"), epochs=60),
+    )
 }
 
 
-def experiment(data: str, network: Network) -> Experiment:
-    table = TABLES[data]
+def experiment(table: Table, network: Network) -> Experiment:
     return Experiment(
-        name=data,
+        name=table.name,
         load=table.load,
         depth=network.depth,
         width=network.width,
-        pretrain={"epochs": table.epochs, "batch_size": table.batch_size, "lr": table.lr},
+        pretrain=table.pretrain,
         methods={},
         supervised_epochs=table.supervised_epochs,
         classifier=table.classifier,
@@ -163,59 +163,58 @@ class Choice:
         return {"noise": self.noise, "temperature": self.temperature}
 
 
-def choices(data: str, network: str, row: str) -> Iterator[Choice]:
-    table = TABLES[data]
+def choices(table: Table, network: str, row: str) -> Iterator[Choice]:
     space = itertools.product(table.networks[network], STRENGTHS[row], TEMPERATURES)
     for chosen, strength, temperature in space:
         yield Choice(chosen, noise(row, strength, table.low), temperature)
 
 
-def search_path(data: str, network: str) -> Path:
-    return cells.RESULTS / "tabular-search" / f"{data}-{network}.json"
-
-
-def _tried(data: str, network: str) -> list[dict[str, Any]]:
-    path = search_path(data, network)
-    return json.loads(path.read_text())["tried"] if path.exists() else []
-
-
-def search(data: str, network: str) -> None:
+def search(table: Table, network: str) -> None:
     """Every choice of every method by its probes on the validation split, with one seed."""
-    table, tried = TABLES[data], _tried(data, network)
+    tried = _tried(table, network)
     split = table.load(validation=True)
     some = slice(table.search_rows)
     split = replace(split, x_train=split.x_train[some], y_train=split.y_train[some])
-    space = {row: [asdict(choice) for choice in choices(data, network, row)] for row in METHODS}
+    space = {row: [asdict(choice) for choice in choices(table, network, row)] for row in METHODS}
     done = [{key: e[key] for key in ("row", "network", "noise", "temperature")} for e in tried]
+    settings = {"rows": len(split.x_train), "pretrain": table.pretrain}
     for row in METHODS:
-        for choice in choices(data, network, row):
+        for choice in choices(table, network, row):
             entry = {"row": row, **asdict(choice)}
             if entry in done:
                 continue
-            trained = experiment(data, choice.network)
+            trained = experiment(table, choice.network)
             encoder, _ = pretrained(trained, split, choice.method, _SEARCH_SEED)
             accuracy = probe(table, encoder, split, _SEARCH_SEED)
             tried.append({**entry, "accuracy": accuracy})
-            settings = {"rows": len(split.x_train), "pretrain": trained.pretrain}
             content = {"machine": describe(), "settings": settings, "space": space, "tried": tried}
-            cells.write(search_path(data, network), content)
-            print(data, entry, accuracy, flush=True)
+            cells.write(_search_path(table, network), content)
+            print(table.name, entry, accuracy, flush=True)
 
 
-def best(data: str, network: str, row: str) -> Choice:
+def best(table: Table, network: str, row: str) -> Choice:
     """Of those tried: the highest mean accuracy over the numbers of labels.
 
     Raises:
         ValueError: some were not tried.
     """
-    found = [entry for entry in _tried(data, network) if entry["row"] == row]
-    if len(found) < len(list(choices(data, network, row))):
+    found = [entry for entry in _tried(table, network) if entry["row"] == row]
+    if len(found) < len(list(choices(table, network, row))):
         raise ValueError(
             f"no settings are chosen for {row}: run "
-            f"python -m benchmarks.paper.tabular --data {data} --network {network} --search"
+            f"python -m benchmarks.paper.tabular --data {table.name} --network {network} --search"
         )
     entry = max(found, key=lambda e: float(np.mean(e["accuracy"])))
     return Choice(Network(**entry["network"]), entry["noise"], entry["temperature"])
+
+
+def _search_path(table: Table, network: str) -> Path:
+    return cells.RESULTS / f"{table.folder}-search" / f"{table.name}-{network}.json"
+
+
+def _tried(table: Table, network: str) -> list[dict[str, Any]]:
+    path = _search_path(table, network)
+    return json.loads(path.read_text())["tried"] if path.exists() else []
 
 
 # Runs.
@@ -244,35 +243,33 @@ def random_features(n_columns: int, seed: int) -> nn.Module:
     return nn.Sequential(nn.Linear(n_columns, _RANDOM_FEATURES), nn.ReLU())
 
 
-def cells_of(data: str, network: str, row: str) -> list[tuple[Cell, Experiment, Choice | None]]:
+def cells_of(table: Table, network: str, row: str) -> list[tuple[Cell, Experiment, Choice | None]]:
     """One, as a rule; without pre-training, one for each network that some method is best with."""
-    table = TABLES[data]
+    data = table.name
     common: dict[str, Any] = {"data": data, "row": row, "labels": list(table.labels_per_class)}
     slug = row.lower().replace("+", "-plus").replace(" (no network)", "").replace(" ", "-")
     if row in (RAW, RANDOM):
-        trained = experiment(data, table.networks["paper"][0])
-        return [(Cell("tabular", f"{data}-{slug}", common), trained, None)]
+        trained = experiment(table, table.networks["paper"][0])
+        return [(Cell(table.folder, f"{data}-{slug}", common), trained, None)]
     if row in METHODS:
-        choice = best(data, network, row)
-        trained = experiment(data, choice.network)
-        settings = {**common, **asdict(choice), "pretrain": trained.pretrain}
-        return [(Cell("tabular", f"{data}-{network}-{slug}", settings), trained, choice)]
+        choice = best(table, network, row)
+        trained = experiment(table, choice.network)
+        settings = {**common, **asdict(choice), "pretrain": table.pretrain}
+        return [(Cell(table.folder, f"{data}-{network}-{slug}", settings), trained, choice)]
     found = []
-    for each in sorted({best(data, network, m).network for m in METHODS}, key=str):
-        trained = experiment(data, each)
+    for each in sorted({best(table, network, m).network for m in METHODS}, key=str):
         settings = {**common, "network": asdict(each)}
         if row == SUPERVISED:
-            settings["epochs"] = trained.supervised_epochs
-        name = f"{data}-{slug}-{each.depth}x{each.width}"
-        found.append((Cell("tabular", name, settings), trained, None))
+            settings["epochs"] = table.supervised_epochs
+        cell = Cell(table.folder, f"{data}-{slug}-{each.depth}x{each.width}", settings)
+        found.append((cell, experiment(table, each), None))
     return found
 
 
 def run(
-    row: str, trained: Experiment, choice: Choice | None, split: Split, seed: int
+    table: Table, row: str, trained: Experiment, choice: Choice | None, split: Split, seed: int
 ) -> dict[str, Any]:
     """Accuracies in %, and with pre-training those of a vote of neighbours on the way."""
-    table = TABLES[trained.name]
     if row == SUPERVISED:
         accuracies = [
             round(supervised_accuracy(trained, split, n, seed), 3) for n in table.labels_per_class
@@ -306,16 +303,34 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--search", action="store_true", help="choose settings, then stop")
+    other = parser.add_argument_group("another size, as the paper's, with results of its own")
+    other.add_argument("--folder", help="of the results, beside tabular")
+    other.add_argument("--width", type=int, help="of the 12 layers")
+    other.add_argument("--epochs", type=int, help="of pre-training; the paper has 1000")
+    other.add_argument("--batch-size", type=int, help="the paper has 4096")
+    other.add_argument("--optimizer", help="the paper has lars")
+    other.add_argument("--lr", type=float)
     options = parser.parse_args(arguments)
+    names = ("epochs", "batch_size", "optimizer", "lr")
+    changed = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if (changed or options.width) and not options.folder:
+        parser.error("another size needs a --folder of its own")
     for data in options.data:
+        table = TABLES[data]
+        table = replace(
+            table,
+            pretrain={**table.pretrain, **changed},
+            folder=options.folder or table.folder,
+        )
+        if options.width:
+            table = replace(table, networks={"paper": (Network(12, options.width),)})
         if options.search:
-            search(data, options.network)
+            search(table, options.network)
             continue
-        split = TABLES[data].load()
+        split = table.load()
         for row in options.rows:
-            for cell, trained, choice in cells_of(data, options.network, row):
-                made = partial(run, row, trained, choice, split)
-                cell.fill(range(options.seeds), made)
+            for cell, trained, choice in cells_of(table, options.network, row):
+                cell.fill(range(options.seeds), partial(run, table, row, trained, choice, split))
                 accuracies = [found["accuracy"] for found in cell.runs()]
                 print(cell.name, np.round(np.mean(accuracies, 0), 2), flush=True)
 
