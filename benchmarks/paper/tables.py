@@ -118,14 +118,14 @@ def machines(runs: list[dict[str, Any]]) -> str:
     )
 
 
-def graph_sets() -> str:
+def graph_sets(classifier: str) -> str:
     """A row for each set, ours over the paper's figures."""
     head = ["Accuracy in %", *graphs.ROWS, "gain of DACL", "gain of DACL+"]
     lines, used = [], []
     for data, size in graphs.SIZES.items():
         ours = {row: graphs.cell(data, row, size) for row in graphs.ROWS}
         by_seed = {  # mean over the folds
-            row: {run["seed"]: statistics.mean(run["accuracy"]) for run in cell.runs()}
+            row: {run["seed"]: statistics.mean(run[classifier]) for run in cell.runs()}
             for row, cell in ours.items()
         }
         used += [run for cell in ours.values() for run in cell.runs()]
@@ -185,7 +185,9 @@ def fill(text: str) -> str:
     for data in TABLES:
         for network in NETWORKS:
             text = fill_one(text, f"{data}-{network}", tabular(data, network))
-    return fill_one(text, "graphs", graph_sets())
+    for classifier in graphs.CLASSIFIERS:
+        text = fill_one(text, f"graphs-{classifier}", graph_sets(classifier))
+    return text
 
 
 def main() -> int:
