@@ -170,7 +170,7 @@ def test_infograph_is_the_bound_of_its_scores():
 
 def test_the_plain_classifier_learns_what_a_line_can_part():
     y = np.arange(200) % 2
-    h = np.random.default_rng(0).normal(size=(200, 3)) + 6 * y[:, None]
+    h = np.random.default_rng(0).normal(size=(200, 3)) + 6 * y[:, None] - 3
     assert graphs.plain(h, y, 0) == [100.0] * 10
     assert graphs.plain(h, y, 0) == graphs.plain(h, y, 0)
     guessed = graphs.plain(h, np.random.default_rng(1).permutation(y), 0)
