@@ -75,7 +75,7 @@ def test_search_and_every_row(results, monkeypatch):
     with pytest.raises(
         ValueError, match=r"no settings are chosen for DACL: run python .* --search"
     ):
-        tabular.best(tabular.TABLES["digits"], "paper", "DACL")
+        tabular.best(tabular.TABLES["digits"], "paper", "DACL", None)
 
     # Interrupted after three settings of six.
     real, probed = tabular.probe, []
@@ -97,30 +97,45 @@ def test_search_and_every_row(results, monkeypatch):
     assert [entry["accuracy"] for entry in kept["tried"]][:3] == probed
     assert kept["space"].keys() == set(tabular.METHODS)
     for row in tabular.METHODS:
-        first, second = (np.mean(e["accuracy"]) for e in kept["tried"] if e["row"] == row)
-        chosen = tabular.best(tabular.TABLES["digits"], "paper", row)
-        assert chosen.noise == kept["space"][row][int(second > first)]["noise"]
+        first, second = (e["accuracy"] for e in kept["tried"] if e["row"] == row)
+        for column, labels in enumerate((5, None)):
+            chosen = tabular.best(tabular.TABLES["digits"], "paper", row, labels)
+            expected = int(second[column] > first[column])
+            assert chosen.noise == kept["space"][row][expected]["noise"]
 
     tabular.main(["--data", "digits", "--seeds", "2"])
     made = {path.stem: json.loads(path.read_text()) for path in (results / "tabular").iterdir()}
+    chosen = [
+        f"digits-{slug}-{choice.name}"
+        for row, slug in zip(tabular.METHODS, ("gaussian-noise", "dacl", "dacl-plus"), strict=True)
+        for choice in tabular.chosen(tabular.TABLES["digits"], "paper", row)
+    ]
+    assert len(chosen) >= 3
     assert made.keys() == {
         "digits-raw-columns",
         "digits-random-features",
         "digits-no-pre-training-3x16",
-        "digits-paper-gaussian-noise",
-        "digits-paper-dacl",
-        "digits-paper-dacl-plus",
+        *chosen,
         "digits-full-supervised-3x16",
     }
     for cell in made.values():
         assert all(10 < few < many <= 100 for few, many in (r["accuracy"] for r in cell["runs"]))
-    assert [epoch for epoch, _ in made["digits-paper-dacl"]["runs"][0]["knn"]] == [1, 2]
+    assert all([e for e, _ in made[name]["runs"][0]["knn"]] == [1, 2] for name in chosen)
 
     text = tables.tabular("digits", "paper")
     assert text.startswith("| Test accuracy in % | 5 labels a class | all labels |\n| --- |")
     for row in tabular.ROWS:
         assert f"\n| {row}" in text
     assert "Mean ± standard deviation over 2 seeds" in text
+    for row in tabular.METHODS:  # a column comes from the setting that was chosen for it
+        line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
+        for column, labels in enumerate((5, None)):
+            name = tabular.best(tabular.TABLES["digits"], "paper", row, labels).name
+            cell = next(
+                c for stem, c in made.items() if stem.endswith(name) and c["settings"]["row"] == row
+            )
+            mean = np.mean([run["accuracy"][column] for run in cell["runs"]])
+            assert line.split("|")[2 + column].strip().startswith(f"{mean:.1f} ± ")
     assert tables.tabular("digits", "best").startswith("Not run yet: `python -m")
     tables.plot_epochs(results / "epochs.png")
     assert (results / "epochs.png").stat().st_size > 1000
@@ -131,7 +146,7 @@ def test_each_best_network_stands_beside_itself_untrained(results):
     tabular.main(["--data", "digits", "--search", "--network", "best"])
     tabular.main(["--data", "digits", "--seeds", "1", "--network", "best"])
     table = tabular.TABLES["digits"]
-    chosen = {tabular.best(table, "best", row).network for row in tabular.METHODS}
+    chosen = {c.network for row in tabular.METHODS for c in tabular.chosen(table, "best", row)}
     untrained = {path.stem for path in (results / "tabular").glob("*no-pre-training*")}
     assert untrained == {f"digits-no-pre-training-{n.depth}x{n.width}" for n in chosen}
     text = tables.tabular("digits", "best")
@@ -147,7 +162,8 @@ def test_another_size_has_results_of_its_own(results, capsys):
     tabular.main([*size, "--folder", "small", "--search"])
     tabular.main([*size, "--folder", "small", "--rows", "DACL", "--seeds", "1"])
     assert {path.name for path in results.iterdir()} == {"small-search", "small"}
-    settings = json.loads((results / "small" / "digits-paper-dacl.json").read_text())["settings"]
+    (made,) = (results / "small").glob("digits-dacl-*.json")
+    settings = json.loads(made.read_text())["settings"]
     assert settings["network"] == {"depth": 12, "width": 8}
     assert settings["pretrain"] == {"epochs": 1, "batch_size": 256, "optimizer": "lars"}
 

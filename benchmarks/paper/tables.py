@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ import numpy as np
 
 from benchmarks.paper import graphs
 from benchmarks.paper.cells import Cell
-from benchmarks.paper.tabular import METHODS, ROWS, SUPERVISED, TABLES, UNTRAINED, cells_of
+from benchmarks.paper.tabular import (
+    METHODS,
+    ROWS,
+    SUPERVISED,
+    TABLES,
+    UNTRAINED,
+    Choice,
+    best,
+    cells_of,
+)
 from benchmarks.tables import ROOT, fill_one, table
 
 DOCUMENT = ROOT / "docs" / "paper.md"
@@ -41,13 +51,13 @@ GRAPHS_IN_PAPER = {
 }
 
 
-def cells(data: str, network: str, row: str) -> list[Cell]:
+def cells(data: str, network: str, row: str) -> list[tuple[Cell, Choice | None]]:
     """Those of the row that have runs; none while settings are not chosen."""
     try:
         found = cells_of(TABLES[data], network, row)
     except ValueError:
         return []
-    return [cell for cell, *_ in found if cell.path.exists()]
+    return [(cell, choice) for cell, _, choice in found if cell.path.exists()]
 
 
 def _spread(values: list[float]) -> str:
@@ -55,16 +65,23 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def _name(cell: Cell, row: str, network: str) -> str:
-    """With what was chosen for it."""
-    settings, chosen = cell.settings, []
-    if network == "best" and "network" in settings:
-        chosen.append("{depth} x {width}".format(**settings["network"]))
-    if "noise" in settings:
-        noise = settings["noise"]
-        strength = "sigma" if "sigma" in noise else "alpha"
-        chosen += [f"{strength} {noise[strength]}", f"temperature {settings['temperature']}"]
-    return f"{row} ({', '.join(chosen)})" if chosen else row
+def _columns(cell: Cell) -> list[str]:
+    """Mean and spread over its seeds, for each number of labels."""
+    return [_spread(list(c)) for c in zip(*(run["accuracy"] for run in cell.runs()), strict=True)]
+
+
+def _network(settings: dict[str, Any]) -> str:
+    return "{depth} x {width}".format(**settings["network"])
+
+
+def _settings(row: str, chosen: list[Choice], network: str) -> str:
+    """In the order of the columns."""
+    strength = "sigma" if "sigma" in chosen[0].noise else "alpha"
+    found = {"layers": [_network(asdict(c)) for c in chosen]} if network == "best" else {}
+    found[strength] = [str(c.noise[strength]) for c in chosen]
+    found["temperature"] = [str(c.temperature) for c in chosen]
+    each = [f"{key} {', '.join(values)}" for key, values in found.items()]
+    return f"{row}: {'; '.join(each)}."
 
 
 def tabular(data: str, network: str) -> str:
@@ -75,18 +92,27 @@ def tabular(data: str, network: str) -> str:
     head = ["Test accuracy in %", *(f"{n} labels a class" if n else "all labels" for n in labels)]
     paper = PAPER.get(data, {}) if network == "paper" else {}
     head += ["paper, all labels"] if paper else []
-    lines, used = [], []
+    lines, used, settings = [], [], []
     for row in ROWS:
         reported = [f"{paper[row]:.1f}" if row in paper else ""] if paper else []
         found = cells(data, network, row)
-        used += found
-        for cell in found:
-            accuracies = zip(*(run["accuracy"] for run in cell.runs()), strict=True)
-            values = [_spread(list(column)) for column in accuracies]
-            lines.append([_name(cell, row, network), *values, *reported])
+        used += [cell for cell, _ in found]
+        if row in METHODS and found:
+            best_of = [best(TABLES[data], network, row, n) for n in labels]
+            run = {choice.name: _columns(cell) for cell, choice in found if choice}
+            empty = [""] * len(labels)
+            values = [run.get(choice.name, empty)[i] for i, choice in enumerate(best_of)]
+            lines.append([row, *values, *reported])
+            settings.append(_settings(row, best_of, network))
+            continue
+        for cell, _ in found:
+            several = network == "best" and "network" in cell.settings
+            name = f"{row} ({_network(cell.settings)})" if several else row
+            lines.append([name, *_columns(cell), *reported])
         if not found:
             lines.append([row, *[""] * len(labels), *reported])
-    return f"{table(head, lines)}\n\n{_source(data, network, used)}"
+    chosen = "Chosen for each number of labels: " + " ".join(settings) if settings else ""
+    return "\n\n".join(filter(None, (table(head, lines), chosen, _source(data, network, used))))
 
 
 def _source(data: str, network: str, used: list[Cell]) -> str:
@@ -156,15 +182,19 @@ def _gain(gains: list[float]) -> str:
 
 
 def plot_epochs(path: Path) -> None:
-    """kNN accuracy on the way, mean over seeds: a panel for each data set that was run."""
+    """kNN accuracy on the way, mean over seeds: a panel for each data set that was run.
+
+    With the settings that are chosen for all labels.
+    """
     from matplotlib.figure import Figure
 
     curves: dict[str, dict[str, Any]] = {}
     for data in TABLES:
         for row in METHODS:
-            for cell in cells(data, "paper", row):
-                found = np.array([run["knn"] for run in cell.runs()])
-                curves.setdefault(data, {})[row] = found.mean(0)
+            for cell, choice in cells(data, "paper", row):
+                if choice == best(TABLES[data], "paper", row, None):
+                    found = np.array([run["knn"] for run in cell.runs()])
+                    curves.setdefault(data, {})[row] = found.mean(0)
     if not curves:
         return
     figure = Figure(figsize=(3.6 * len(curves), 3.2), layout="constrained")

@@ -152,11 +152,16 @@ def noise(row: str, strength: float, low: float | str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is searched for a method; each has as many."""
+    """What is searched for a method and a number of labels; each method has as many."""
 
     network: Network
     noise: dict[str, Any]
     temperature: float
+
+    @property
+    def name(self) -> str:
+        strength = self.noise.get("sigma", self.noise.get("alpha"))
+        return f"{self.network.depth}x{self.network.width}-{strength}-{self.temperature}"
 
     @property
     def method(self) -> dict[str, Any]:
@@ -192,8 +197,8 @@ def search(table: Table, network: str) -> None:
             print(table.name, entry, accuracy, flush=True)
 
 
-def best(table: Table, network: str, row: str) -> Choice:
-    """Of those tried: the highest mean accuracy over the numbers of labels.
+def best(table: Table, network: str, row: str, labels: int | None) -> Choice:
+    """Of those tried, with so many labels a class: the one of the highest accuracy.
 
     Raises:
         ValueError: some were not tried.
@@ -204,7 +209,8 @@ def best(table: Table, network: str, row: str) -> Choice:
             f"no settings are chosen for {row}: run "
             f"python -m benchmarks.paper.tabular --data {table.name} --network {network} --search"
         )
-    entry = max(found, key=lambda e: float(np.mean(e["accuracy"])))
+    column = table.labels_per_class.index(labels)
+    entry = max(found, key=lambda e: float(e["accuracy"][column]))
     return Choice(Network(**entry["network"]), entry["noise"], entry["temperature"])
 
 
@@ -243,21 +249,33 @@ def random_features(n_columns: int, seed: int) -> nn.Module:
     return nn.Sequential(nn.Linear(n_columns, _RANDOM_FEATURES), nn.ReLU())
 
 
+def chosen(table: Table, network: str, row: str) -> list[Choice]:
+    """For a method, what is best for some number of labels; each once."""
+    found: list[Choice] = []
+    for labels in table.labels_per_class:
+        choice = best(table, network, row, labels)
+        if choice not in found:
+            found.append(choice)
+    return found
+
+
 def cells_of(table: Table, network: str, row: str) -> list[tuple[Cell, Experiment, Choice | None]]:
-    """One, as a rule; without pre-training, one for each network that some method is best with."""
+    """Of a method, one for each choice; without pre-training, for each network of a choice."""
     data = table.name
     common: dict[str, Any] = {"data": data, "row": row, "labels": list(table.labels_per_class)}
     slug = row.lower().replace("+", "-plus").replace(" (no network)", "").replace(" ", "-")
+    found: list[tuple[Cell, Experiment, Choice | None]] = []
     if row in (RAW, RANDOM):
         trained = experiment(table, table.networks["paper"][0])
         return [(Cell(table.folder, f"{data}-{slug}", common), trained, None)]
     if row in METHODS:
-        choice = best(table, network, row)
-        trained = experiment(table, choice.network)
-        settings = {**common, **asdict(choice), "pretrain": table.pretrain}
-        return [(Cell(table.folder, f"{data}-{network}-{slug}", settings), trained, choice)]
-    found = []
-    for each in sorted({best(table, network, m).network for m in METHODS}, key=str):
+        for choice in chosen(table, network, row):
+            settings = {**common, **asdict(choice), "pretrain": table.pretrain}
+            cell = Cell(table.folder, f"{data}-{slug}-{choice.name}", settings)
+            found.append((cell, experiment(table, choice.network), choice))
+        return found
+    networks = {choice.network for m in METHODS for choice in chosen(table, network, m)}
+    for each in sorted(networks, key=str):
         settings = {**common, "network": asdict(each)}
         if row == SUPERVISED:
             settings["epochs"] = table.supervised_epochs
