@@ -27,6 +27,7 @@ from mixnoise.progress import Progress, warn
 from mixnoise.run_folder import RunFolder
 from mixnoise.seeding import derive_seed, seed_globally
 from mixnoise.termination import Termination
+from mixnoise.validation import Validation, no_longer_improves
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,6 +74,8 @@ class Loop:
     checkpoint_steps: int | None
     evaluate_every: int
     monitor: Monitor
+    validation: Validation | None
+    patience: int | None
     progress: bool
 
     def __post_init__(self) -> None:
@@ -120,7 +123,9 @@ class Loop:
 
     @property
     def complete(self) -> bool:
-        """Whether it ran to its end."""
+        """Whether it ran to its end, which may be an early one."""
+        if self.patience is not None and no_longer_improves(self.history, self.patience):
+            return True
         return len(self.history) == self.epochs
 
     def train_epoch(self, module: Any, optimizer: Any, progress: Progress) -> Inputs | None:
@@ -237,7 +242,7 @@ class Loop:
     def finish_epoch(self, optimizer: Any, inputs: Inputs, progress: Progress) -> None:
         self.look()
         number = len(self.history) + 1
-        last = number == self.epochs
+        evaluated = number == self.epochs or number % self.evaluate_every == 0
         row = {
             "epoch": number,
             "step": self.step,
@@ -245,11 +250,14 @@ class Loop:
             "lr": optimizer.param_groups[0]["lr"],
             "seconds": time.perf_counter() - self.started,
         }
-        if self.is_main and (last or number % self.evaluate_every == 0):
+        if evaluated:
             self.model.eval()
-            autocast = self.accelerator.autocast()
-            row |= self.monitor.evaluate(self.model.encoder, inputs, self.step, autocast)
+            row |= self.validate()
+            if self.is_main:
+                autocast = self.accelerator.autocast()
+                row |= self.monitor.evaluate(self.model.encoder, inputs, self.step, autocast)
         self.history.append(row)
+        last = self.complete
         self.losses = torch.empty(0)
         track(self.accelerator, row, self.step)
         progress.line(f"epoch {number}/{self.epochs}", row, last)
@@ -260,6 +268,15 @@ class Loop:
                 warn(f"metrics.csv could not be written, training goes on: {error}")
         if last or number % self.checkpoint_every == 0 or self.stop or self.due():
             self.save(optimizer, last)
+
+    def validate(self) -> dict[str, float]:
+        """The mean over all processes, so that all of them stop, or none."""
+        if self.validation is None:
+            return {}
+        dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        with self.accelerator.autocast():
+            loss = self.validation.loss(self.model, self.accelerator.device, dtype)
+        return {"validation_loss": self.accelerator.reduce(loss, "mean").item()}
 
     def epoch_seed(self) -> int:
         return derive_seed(self.seed, "epoch", len(self.history))

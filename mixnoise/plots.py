@@ -20,6 +20,7 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
 
     wanted = {
         "loss": "NT-Xent loss",
+        "validation_loss": "NT-Xent loss of held-out rows",
         "rankme": "RankMe of the encoder's output",
         "knn_accuracy": "kNN accuracy",
     }

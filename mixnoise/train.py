@@ -29,6 +29,7 @@ from mixnoise.progress import warn
 from mixnoise.run_folder import RunFolder, jsonable
 from mixnoise.seeding import preserved_random_state
 from mixnoise.termination import deferred_sigterm
+from mixnoise.validation import Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +46,7 @@ class Run:
     """What a pre-training left.
 
     ``history`` has a row for each epoch: epoch, step, loss (mean), lr (last), seconds, and in some
-    rows rankme and knn_accuracy. ``run_dir`` is the folder, if there is one.
+    rows validation_loss, rankme and knn_accuracy. ``run_dir`` is the folder, if there is one.
     """
 
     history: list[dict[str, float]]
@@ -82,6 +83,8 @@ def pretrain(
     checkpoint_steps: int | None = None,
     evaluate_every: int | None = None,
     probe: tuple[LabelledData, LabelledData] | None = None,
+    validation: Any = None,
+    patience: int | None = None,
     trackers: Sequence[str] = ("tensorboard",),
     progress: bool = True,
 ) -> Run:
@@ -131,6 +134,10 @@ def pretrain(
             default: 20 a run. A representation that has collapsed is warned of.
         probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
             nothing else.
+        validation: rows ``(N, *features)`` that are not trained on: their loss, always with the
+            same noise, is in the history of every evaluation.
+        patience: stop after so many evaluations without a lower loss of ``validation``, >= 1; None
+            goes on to the last epoch. The learning rate falls as if the run would do so, too.
         trackers: names of Accelerate's trackers, used if there is a ``run_dir``.
         progress: a bar on a terminal, lines in a log, both on standard error.
 
@@ -174,6 +181,10 @@ def pretrain(
     check_integer("evaluate_every", evaluate_every, 1)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir to resume from, got None")
+    if patience is not None:
+        check_integer("patience", patience, 1)
+        if validation is None:
+            raise ValueError("patience needs the rows of validation to look at, got None")
     if probe is not None:
         labelled_sets(*probe)  # rather now than at the first evaluation
     folder = None if run_dir is None else RunFolder(run_dir)
@@ -198,6 +209,9 @@ def pretrain(
         )
         if isinstance(batches, Loader) and n_ranks > 1:
             batches = shared_loader(accelerator, batches.loader)
+        held_out = None
+        if validation is not None:
+            held_out = Validation(validation, batch_size, seed, rank, n_ranks)
         if lr is None:
             lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
@@ -212,6 +226,7 @@ def pretrain(
                 "clip_norm": clip_norm,
                 "precision": accelerator.mixed_precision,
                 "seed": seed,
+                "patience": patience,
             },
             "noise": model.noise.config(),
             "steps_per_epoch": len(batches),
@@ -238,6 +253,8 @@ def pretrain(
             checkpoint_steps=checkpoint_steps,
             evaluate_every=evaluate_every,
             monitor=Monitor(not isinstance(model.noise, Hidden), probe),
+            validation=held_out,
+            patience=patience,
             progress=progress and accelerator.is_main_process,
         )
         loop.run(checkpoint)

@@ -112,6 +112,7 @@ def train_all(folder):
     for kind in DATA:
         train(f"{folder}/{kind}", kind)
     train_gathered(f"{folder}/gathered")
+    train_until_it_is_no_better(f"{folder}/stopped")
 
 
 @pytest.mark.parametrize("kind", DATA)
@@ -145,6 +146,24 @@ def test_trainer_with_the_negatives_of_all_processes(trained):
     local, gathered, in_parts = first
     assert not torch.allclose(local, gathered, rtol=1e-3)
     torch.testing.assert_close(in_parts, gathered, rtol=1e-4, atol=1e-6)
+
+
+def train_until_it_is_no_better(path):
+    rank = int(os.environ["RANK"])
+    torch.manual_seed(0)
+    # Statistics of its own rows in each process, so that the losses there differ.
+    encoder = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12))
+    model = DACL(encoder, nn.Linear(12, 4), get_noise("dacl+"), gather=True)
+    settings = {"epochs": 50, "batch_size": 8, "lr": 1e-3, "progress": False}
+    run = pretrain(model, X[:64], validation=X[64:], patience=2, **settings)
+    losses = [row["validation_loss"] for row in run.history if "validation_loss" in row]
+    torch.save([len(run.history), losses], f"{path}.{rank}")
+
+
+def test_all_processes_stop_at_the_same_epoch(trained):
+    first, second = (torch.load(trained / f"stopped.{rank}", weights_only=True) for rank in (0, 1))
+    assert first == second
+    assert first[0] < 50
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""A label-free reason to stop: the loss on rows that are not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixnoise.batches import as_rows
+from mixnoise.seeding import derive_seed
+
+# Less than this share is no improvement.
+_LEAST_IMPROVEMENT = 1e-3
+
+
+class Validation:
+    """Held-out rows, in batches as large as those of training, so that losses can be compared.
+
+    Every process has its share of the rows, and each batch the same noise at every evaluation.
+
+    Raises:
+        ValueError: fewer than two rows for each process.
+    """
+
+    def __init__(self, x: Any, batch_size: int, seed: int, rank: int, n_ranks: int) -> None:
+        x = as_rows("validation", x)
+        if x.ndim == 0 or len(x) < 2 * n_ranks:
+            raise ValueError(
+                "validation must have at least two rows for each process, got shape "
+                f"{tuple(x.shape)} for {n_ranks}"
+            )
+        share = len(x) // n_ranks
+        self.x = x[rank * share : (rank + 1) * share]
+        self.batch_size, self.seed, self.rank = batch_size, seed, rank
+
+    @torch.no_grad()
+    def loss(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Mean over the rows of this process, of a model in evaluation mode."""
+        losses, weights = [], []
+        for i, batch in enumerate(self.batches()):
+            generator = torch.Generator()
+            generator.manual_seed(derive_seed(self.seed, f"validation/{self.rank}", i))
+            x = batch.to(device, dtype if batch.is_floating_point() else None)
+            losses.append(model(x, generator=generator).float())
+            weights.append(len(batch))
+        share = torch.tensor(weights, device=device, dtype=torch.float32) / sum(weights)
+        return (torch.stack(losses) * share).sum()
+
+    def batches(self) -> Iterator[Tensor]:
+        """A last one of less than half the size has an easier task and is left out."""
+        for batch in self.x.split(self.batch_size):
+            if len(batch) > self.batch_size // 2 or len(self.x) < self.batch_size:
+                yield batch
+
+
+def no_longer_improves(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether the last so many evaluations were all no better than the best before."""
+    best, since = math.inf, 0
+    for loss in (row["validation_loss"] for row in history if "validation_loss" in row):
+        if loss < best * (1 - _LEAST_IMPROVEMENT):
+            best, since = loss, 0
+        else:
+            since += 1
+    return since >= patience

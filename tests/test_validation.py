@@ -1,0 +1,121 @@
+"""Loss of rows that are not trained on, and stopping by it."""
+
+import pytest
+import torch
+from torch import nn
+
+from mixnoise import DACL, get_noise, pretrain
+from mixnoise.datasets import load_digits
+from mixnoise.validation import Validation, no_longer_improves
+
+X = load_digits().x_train[:300]
+SETTINGS = {"batch_size": 100, "progress": False}
+
+
+def model(dropout=0.3):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(dropout))
+    return DACL(encoder, nn.Linear(32, 16), get_noise("linear"))
+
+
+def test_it_is_the_loss_of_the_model_in_evaluation_mode_with_fixed_noise():
+    net = model().eval()
+    held_out = Validation(X[:120], 50, seed=3, rank=0, n_ranks=1)
+    cpu = torch.device("cpu"), torch.float32
+    assert [len(batch) for batch in held_out.batches()] == [50, 50]  # 20 rows are left out
+    loss = held_out.loss(net, *cpu)
+    assert loss == held_out.loss(net, *cpu)
+    assert loss != Validation(X[:120], 50, seed=4, rank=0, n_ranks=1).loss(net, *cpu)
+    noise = get_noise("linear")
+    z = [net.projector(net.encoder(v)) for v in noise.views(X[:50], 2, seed=0)]
+    one = net.loss(*z).item()
+    assert loss.item() == pytest.approx(one, rel=0.2)  # other noise, and half of the rows
+    assert not loss.requires_grad
+
+
+def test_small_sets_are_one_batch_and_uneven_ones_are_weighted():
+    held_out = Validation(X[:30], 50, seed=0, rank=0, n_ranks=1)
+    assert [len(batch) for batch in held_out.batches()] == [30]
+    held_out = Validation(X[:80], 50, seed=0, rank=0, n_ranks=1)
+    assert [len(batch) for batch in held_out.batches()] == [50, 30]
+    calls = []
+
+    class Rows(nn.Module):
+        def forward(self, x, generator):
+            calls.append(len(x))
+            return torch.tensor(float(len(x)))
+
+    loss = held_out.loss(Rows(), torch.device("cpu"), torch.float32)
+    assert calls == [50, 30]
+    assert loss.item() == pytest.approx((50 * 50 + 30 * 30) / 80)
+
+
+def test_ranks_share_the_rows():
+    shares = [Validation(X[:101], 100, seed=0, rank=r, n_ranks=2).x for r in range(2)]
+    assert torch.equal(torch.cat(shares), X[:100])
+    with pytest.raises(ValueError, match=r"two rows for each process, got shape \(3, 64\) for 2"):
+        Validation(X[:3], 100, seed=0, rank=0, n_ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stops"),
+    [
+        ([], 1, False),
+        ([3.0], 1, False),
+        ([3.0, 2.0], 1, False),
+        ([3.0, 3.0], 1, True),
+        ([3.0, 2.9999], 1, True),  # too little
+        ([3.0, 3.0, 2.0], 2, False),
+        ([3.0, 2.0, 2.5, 1.9], 2, False),
+        ([3.0, 2.0, 2.5, 2.1], 2, True),
+        ([3.0, float("nan"), float("nan")], 2, True),
+    ],
+)
+def test_when_it_stops(losses, patience, stops):
+    history = [{"loss": 1.0}, *({"loss": 1.0, "validation_loss": v} for v in losses)]
+    assert no_longer_improves(history, patience) == stops
+
+
+def test_training_takes_the_same_steps_with_it():
+    nets = [model(), model()]
+    plain = pretrain(nets[0], X[:200], epochs=3, seed=5, **SETTINGS)
+    seen = pretrain(nets[1], X[:200], epochs=3, seed=5, validation=X[200:], **SETTINGS)
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+    assert plain.losses == seen.losses
+    assert "validation_loss" not in plain.history[0]
+    assert all(row["validation_loss"] > 0 for row in seen.history)
+
+
+def test_a_run_stops_and_stays_stopped(tmp_path):
+    arguments = {
+        "epochs": 40,
+        "lr": 1e-9,  # nothing changes but the batch norm's statistics
+        "validation": X[200:],
+        "patience": 2,
+        "run_dir": tmp_path / "run",
+        "trackers": (),
+        **SETTINGS,
+    }
+    run = pretrain(model(), X[:200], **arguments)
+    assert 3 <= len(run.history) < 40
+    assert no_longer_improves(run.history, 2)
+    assert not no_longer_improves(run.history[:-1], 2)
+    assert "rankme" in run.history[-1]
+    # The last checkpoint is that of the end, and there is nothing left to do.
+    again = pretrain(model(), X[:200], resume=True, **arguments)
+    assert again.history == run.history
+    with pytest.raises(ValueError, match="holds another run: its arguments is"):
+        pretrain(model(), X[:200], resume=True, **{**arguments, "patience": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patience": 0, "validation": X}, "patience must be an integer >= 1, got 0"),
+        ({"patience": 2}, "patience needs the rows of validation to look at, got None"),
+        ({"validation": X[:1]}, r"validation must have at least two rows .* got shape \(1, 64\)"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(model(), X, **arguments)
