@@ -45,7 +45,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cli,sklearn,train,plot,data,graph,triton]" --group test
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[tables,data,graph,triton]" --group test
 	@touch $@ $(VENV)/.demo
 
 clean:

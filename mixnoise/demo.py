@@ -28,6 +28,7 @@ from mixnoise import DACL, get_noise, knn_probe, linear_probe, metrics, pretrain
 from mixnoise.datasets import Split, load_digits, load_fashion_mnist
 from mixnoise.evaluate import choose_rows
 from mixnoise.features import features
+from mixnoise.networks import fully_connected, projector
 from mixnoise.plots import plot_embeddings, plot_history
 from mixnoise.train import Run
 
@@ -85,19 +86,6 @@ EXPERIMENTS = {
         classifier="sgd",
     ),
 }
-
-
-def fully_connected(n_columns: int, width: int, depth: int) -> nn.Sequential:
-    """``depth`` layers of linear map, batch norm and ReLU: ``(N, n_columns)`` to ``(N, width)``."""
-    layers: list[nn.Module] = []
-    for i in range(depth):
-        layers += [nn.Linear(width if i else n_columns, width), nn.BatchNorm1d(width), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def projector(width: int, out: int = 128) -> nn.Sequential:
-    """Three layers, thrown away after pre-training."""
-    return nn.Sequential(fully_connected(width, width, depth=2), nn.Linear(width, out))
 
 
 def untrained(experiment: Experiment, split: Split, seed: int) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import nn
 
 from mixnoise import DACL, get_noise, linear_probe, pretrain
 from mixnoise.datasets import load_digits
-from mixnoise.demo import fully_connected
+from mixnoise.networks import fully_connected
 
 
 def digest(module: nn.Module) -> str:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mixnoise import DACL, get_noise, linear_probe
 from mixnoise.datasets import load_digits
-from mixnoise.demo import fully_connected
+from mixnoise.networks import fully_connected
 
 
 def train(model: DACL, loader: Iterable[Tensor], epochs: int) -> list[float]:

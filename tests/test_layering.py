@@ -14,7 +14,7 @@ KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
 
 # A module may import mixnoise modules from layers below its own, or from its own layer.
 LAYERS = [
-    ["mixnoise.draw", "mixnoise.seeding", "mixnoise.__version__"],
+    ["mixnoise.draw", "mixnoise.seeding", "mixnoise.networks", "mixnoise.__version__"],
     ["mixnoise.checkpoints", "mixnoise.progress", "mixnoise.termination"],
     ["mixnoise._torch", "mixnoise.collectives", "mixnoise.agreement"],
     ["mixnoise.ops", "mixnoise.group_loss"],
@@ -25,10 +25,10 @@ LAYERS = [
     ["mixnoise.sgd_probe"],
     ["mixnoise.evaluate"],
     ["mixnoise.accelerator", "mixnoise.optim", "mixnoise.run_folder"],
-    ["mixnoise.monitor", "mixnoise.plots"],
+    ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation"],
     ["mixnoise.loop"],
-    ["mixnoise.train", "mixnoise.datasets"],
-    ["mixnoise.__init__", "mixnoise.demo", "mixnoise.cli"],
+    ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular"],
+    ["mixnoise.__init__", "mixnoise.demo", "mixnoise.sklearn", "mixnoise.cli"],
 ]
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixnoise import DACL, get_noise, linear_probe, pretrain
 from mixnoise.datasets import load_digits
-from mixnoise.demo import fully_connected, projector
+from mixnoise.networks import fully_connected, projector
 
 X = load_digits().x_train[:300]
 

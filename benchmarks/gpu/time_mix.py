@@ -24,7 +24,7 @@ from benchmarks.gpu.check_loss import BF16, FP32, relative_error
 from benchmarks.gpu.peers import LIBRARIES, MIX_PEERS, compiled_views, eager_views
 from benchmarks.gpu.timing import capture, measure, release_memory
 from mixnoise import DACL, Draw, get_noise
-from mixnoise.demo import fully_connected
+from mixnoise.networks import fully_connected
 
 _SIZES = [(8192, 3072), (65536, 784)]
 _CLOSE = 2e-2  # the usual formulas round at every step

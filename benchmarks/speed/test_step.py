@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.speed.interleave import interleave
 from mixnoise import DACL, get_noise, nt_xent
-from mixnoise.demo import fully_connected
+from mixnoise.networks import fully_connected
 
 BATCH, COLUMNS, WIDTH = 1024, 784, 512
 

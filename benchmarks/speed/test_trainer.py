@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.speed.interleave import interleave
 from mixnoise import DACL, get_noise, pretrain
-from mixnoise.demo import fully_connected
+from mixnoise.networks import fully_connected
 from mixnoise.optim import make_optimizer, warmup_cosine
 from mixnoise.seeding import derive_seed
 

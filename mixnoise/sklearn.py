@@ -1,0 +1,386 @@
+"""DACL as a scikit-learn transformer: a table in, features out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    from scipy.sparse import issparse
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}; pip install 'mixnoise[tables]'", name=error.name
+    ) from error
+
+import numpy as np
+import torch
+
+from mixnoise.features import frozen
+from mixnoise.model import DACL
+from mixnoise.networks import TableEncoder, projector
+from mixnoise.noises.base import Noise
+from mixnoise.ops import check_integer
+from mixnoise.optim import make_optimizer
+from mixnoise.registry import get_noise
+from mixnoise.seeding import derive_seed, preserved_random_state
+from mixnoise.tabular.columns import Columns
+from mixnoise.tabular.noise import TableNoise
+from mixnoise.tabular.rows import Rows, SparseRows, held_out, parts
+from mixnoise.tabular.tables import ArrayTable, FrameTable, as_frame, columns_named
+from mixnoise.train import pretrain
+
+#: scikit-learn's own checks that ``DACLEncoder`` does not pass, and why; for ``check_estimator``.
+EXPECTED_FAILED_CHECKS: dict[str, str] = {}
+
+_FORMAT = "mixnoise.sklearn.DACLEncoder/1"
+_NOT_SAVED = ("run_dir", "resume", "verbose", "random_state")  # of the parameters
+_SCALE = "sparse_scale"  # among the tensors
+# Held out for stopping early: a tenth, but no more than tell one epoch from the next.
+_VALIDATION_SHARE, _VALIDATION_ROWS = 0.1, 2048
+_LEAST_ROWS_TO_HOLD_OUT = 50
+
+
+class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Features of a table, learned without labels by contrasting mixed rows (DACL).
+
+    Takes what scikit-learn takes: NumPy arrays, data frames of pandas, polars and others that
+    narwhals knows, sparse matrices. In data frames numbers, booleans, dates and durations are
+    numbers, text is categories, and what is missing may stay so:
+
+    - Numbers are scaled by median and quartiles and softly limited, so that no outlier matters. A
+      missing one is the median, and a column of its own says where they were.
+    - Categories are embedded, and swapped for those of another row instead of mixed. A missing one
+      is a category of its own; those that were seen once, were not among the 255 most frequent, or
+      were never seen share one code.
+    - Columns of text of which no value occurs twice (identifiers), or all are the same, are left
+      out.
+    - Sparse matrices are scaled by each column's largest magnitude, and stay sparse.
+
+    Args:
+        n_components: features that come out, the width of the network, >= 1.
+        n_layers: of the network, each a linear map, batch norm and ReLU, >= 1.
+        noise: for the numbers, a name as :func:`mixnoise.get_noise` has it, or a noise.
+        alpha: lower end of the share of a row that stays its own, c ~ U(alpha, 1), in [0, 1]. Of a
+            noise that has another strength, such as sigma of "gaussian", or is not given by name,
+            that is its own, and alpha is that of the categories alone.
+        temperature: of the NT-Xent loss, > 0.
+        batch_size: rows a step, >= 2.
+        max_iter: epochs at most, >= 1.
+        learning_rate: peak of AdamW's, > 0.
+        categorical_features: "auto" takes text for categories; or names, indices or a mask of the
+            columns that are.
+        early_stopping: hold a tenth of the rows out, 2,048 at most, and stop when their loss, which
+            needs no label, has not become lower in ``n_iter_no_change`` epochs. Not done with fewer
+            than 50 rows.
+        n_iter_no_change: see there, >= 1.
+        random_state: a seed, a ``RandomState`` or None. The same seed gives the same features, bit
+            for bit, on the same machine with the same number of threads.
+        verbose: a progress bar on a terminal, lines in a log.
+        run_dir: a folder for the run, as :func:`mixnoise.pretrain` has it; None keeps none.
+        resume: go on with a run in ``run_dir`` that was interrupted.
+
+    Attributes:
+        model_: the :class:`mixnoise.DACL` that was trained; ``model_.encoder`` is the network.
+        columns_: what was learned of the columns; None for sparse matrices.
+        history_: a row for each epoch, as :class:`mixnoise.train.Run` has it.
+        n_iter_: epochs that were trained.
+        n_features_in_, feature_names_in_: of the data seen in ``fit``.
+
+    Raises:
+        ValueError, TypeError: an argument breaks its rule; fewer than two rows in ``fit``; a number
+            is infinite; other columns than in ``fit``.
+
+    Example:
+        >>> import numpy as np
+        >>> from mixnoise.sklearn import DACLEncoder
+        >>> X = np.random.default_rng(0).normal(size=(200, 5))
+        >>> DACLEncoder(n_components=16, max_iter=2, random_state=0).fit_transform(X).shape
+        (200, 16)
+
+    Source: Verma et al., DACL, arXiv 2011.04419; swapping categories: SCARF, arXiv 2106.15147.
+    """
+
+    model_: DACL
+    columns_: Columns | None
+    history_: list[dict[str, float]]
+
+    def __init__(
+        self,
+        n_components: int = 128,
+        *,
+        n_layers: int = 2,
+        noise: str | Noise = "dacl+",
+        alpha: float = 0.7,
+        temperature: float = 0.2,
+        batch_size: int = 512,
+        max_iter: int = 100,
+        learning_rate: float = 1e-3,
+        categorical_features: str | Sequence[Any] = "auto",
+        early_stopping: bool = True,
+        n_iter_no_change: int = 10,
+        random_state: Any = None,
+        verbose: bool = False,
+        run_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.n_components = n_components
+        self.n_layers = n_layers
+        self.noise = noise
+        self.alpha = alpha
+        self.temperature = temperature
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.learning_rate = learning_rate
+        self.categorical_features = categorical_features
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.random_state = random_state
+        self.verbose = verbose
+        self.run_dir = run_dir
+        self.resume = resume
+
+    def fit(self, X: Any, y: Any = None) -> DACLEncoder:
+        """Learn from the rows of a table ``(N, columns)``, N >= 2; y is ignored."""
+        x = self._start(X)
+        data, validation = x, None
+        if self.early_stopping and len(x) >= _LEAST_ROWS_TO_HOLD_OUT:
+            n = min(int(len(x) * _VALIDATION_SHARE), _VALIDATION_ROWS)
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, "held out", 0))
+            data, validation = held_out(x, n, generator)
+        run = pretrain(
+            self.model_,
+            data,
+            epochs=self.max_iter,
+            batch_size=self.batch_size,
+            lr=self.learning_rate,
+            seed=self._seed,
+            validation=validation,
+            patience=None if validation is None else self.n_iter_no_change,
+            evaluate_every=None if validation is None else 1,
+            run_dir=self.run_dir,
+            resume=self.resume,
+            progress=bool(self.verbose),
+        )
+        self.history_, self.n_iter_ = run.history, len(run.history)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> DACLEncoder:
+        """Go once through some rows, with a constant learning rate; y is ignored.
+
+        The first call, unless ``fit`` was called before, also learns what the columns are, from its
+        rows alone.
+        """
+        if hasattr(self, "model_"):
+            x = self._rows(self._validated(X, reset=False, least_rows=2))
+        else:
+            x = self._start(X)
+            self.history_, self.n_iter_ = [], 0
+        if not hasattr(self, "_optimizer"):
+            self._optimizer = make_optimizer("adamw", self.model_, self.learning_rate, 1e-4)
+        seed = derive_seed(self._seed, "partial_fit", self.n_iter_)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "noise", 0))
+        device = next(self.model_.parameters()).device
+        self.model_.train()
+        for rows in order.split(self.batch_size):
+            if len(rows) < 2:
+                continue  # a row alone has no partner
+            loss = self.model_(x[rows].to(device), generator=generator)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+        self.n_iter_ += 1
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Features ``(N, n_components)``, float32."""
+        check_is_fitted(self, "model_")
+        x = self._rows(self._validated(X, reset=False, least_rows=1))
+        with frozen(self.model_.encoder) as encode:
+            return np.concatenate([encode(part).cpu().numpy() for part in parts(x)])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that ``transform`` needs, and the projector, into a safetensors file.
+
+        Weights are tensors, the rest is JSON in its header. It is written beside and renamed.
+
+        Raises:
+            ValueError: the noise is not one that a name can stand for.
+        """
+        from safetensors.torch import save_file
+
+        check_is_fitted(self, "model_")
+        parameters = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
+        if isinstance(self.noise, Noise):
+            parameters["noise"] = self.noise.config()
+        if not isinstance(self.categorical_features, str):
+            parameters["categorical_features"] = np.asarray(self.categorical_features).tolist()
+        try:
+            content = json.dumps(
+                {
+                    "parameters": parameters,
+                    "columns": None if self.columns_ is None else self.columns_.as_dict(),
+                    "n_features_in": self.n_features_in_,
+                    "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
+                    "history": self.history_,
+                    "n_iter": self.n_iter_,
+                    "seed": self._seed,
+                }
+            )
+        except TypeError as error:
+            raise ValueError(f"this encoder cannot be saved: {error}") from error
+        tensors = {name: t.contiguous() for name, t in self.model_.state_dict().items()}
+        if self.columns_ is None:
+            tensors[_SCALE] = torch.from_numpy(self._scale)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        try:
+            save_file(tensors, beside, {"format": _FORMAT, "encoder": content})
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DACLEncoder:
+        """An encoder that ``save`` wrote; nothing is unpickled.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not one of these files, or not whole.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no such file: {str(path)!r}")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{str(path)!r} is not a whole safetensors file: {error}") from error
+        if header.get("format") != _FORMAT:
+            raise ValueError(
+                f"{str(path)!r} was not written by DACLEncoder.save: its format is "
+                f"{header.get('format')!r}, not {_FORMAT!r}"
+            )
+        found = json.loads(header["encoder"])
+        parameters = found["parameters"]
+        if isinstance(parameters["noise"], dict):
+            parameters["noise"] = get_noise(**parameters["noise"])
+        encoder = cls(**parameters)
+        encoder.n_features_in_ = found["n_features_in"]
+        if found["feature_names_in"]:
+            encoder.feature_names_in_ = np.array(found["feature_names_in"], dtype=object)
+        encoder.history_, encoder.n_iter_ = found["history"], found["n_iter"]
+        encoder.columns_ = None
+        if found["columns"] is None:
+            encoder._scale = tensors.pop(_SCALE).numpy()
+        else:
+            encoder.columns_ = Columns.from_dict(found["columns"])
+        encoder._make_model(found["seed"])
+        encoder.model_.load_state_dict(tensors)
+        return encoder
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle is of what was learned; partial_fit makes another optimiser.
+        return {k: v for k, v in super().__getstate__().items() if k != "_optimizer"}
+
+    def _start(self, X: Any) -> Rows:
+        """Look at the columns and make a network for them; returns the rows for it."""
+        self._check_parameters()
+        X = self._validated(X, reset=True, least_rows=2)
+        rng = check_random_state(self.random_state)
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        if issparse(X):
+            self.columns_ = None
+            largest = abs(X).max(axis=0).toarray().ravel()
+            self._scale = np.where(largest > 0, largest, 1.0).astype(np.float32)
+        else:
+            self.columns_ = Columns.of(self._table(X, self.categorical_features), rng)
+        self._make_model(seed)
+        return self._rows(X)
+
+    def _make_model(self, seed: int) -> None:
+        self._seed = seed
+        if hasattr(self, "_optimizer"):
+            del self._optimizer
+        n_numbers, cardinalities = self.n_features_in_, []
+        if self.columns_ is not None:
+            n_numbers, cardinalities = self.columns_.n_numbers, self.columns_.cardinalities
+        noise = TableNoise(self._noise_of_numbers(), n_numbers, self.alpha)
+        with preserved_random_state():
+            torch.manual_seed(seed)
+            encoder = TableEncoder(n_numbers, cardinalities, self.n_components, self.n_layers)
+            self.model_ = DACL(encoder, projector(self.n_components), noise, self.temperature)
+
+    def _noise_of_numbers(self) -> Noise:
+        if isinstance(self.noise, Noise):
+            return self.noise
+        try:
+            return get_noise(self.noise, alpha=self.alpha)
+        except TypeError:  # it has another strength
+            return get_noise(self.noise)
+
+    def _check_parameters(self) -> None:
+        for name, least in (
+            ("n_components", 1),
+            ("n_layers", 1),
+            ("batch_size", 2),
+            ("max_iter", 1),
+            ("n_iter_no_change", 1),
+        ):
+            check_integer(name, getattr(self, name), least)
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be finite and > 0, got {self.learning_rate}")
+
+    def _validated(self, X: Any, reset: bool, least_rows: int) -> Any:
+        """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame."""
+        if as_frame(X) is None:
+            return validate_data(
+                self,
+                X,
+                reset=reset,
+                accept_sparse="csr",
+                dtype=(np.float64, np.float32),
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=least_rows,
+            )
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        if len(X) < least_rows:
+            raise ValueError(f"X must have at least {least_rows} rows, got {len(X)} sample(s)")
+        return X
+
+    def _table(self, X: Any, categorical: Any = ()) -> ArrayTable | FrameTable:
+        frame = as_frame(X)
+        if frame is not None:
+            return FrameTable(X, columns_named(categorical, frame.columns))
+        names = [f"x{i}" for i in range(X.shape[1])]
+        return ArrayTable(X, names, columns_named(categorical, names))
+
+    def _rows(self, X: Any) -> Rows:
+        """What the network takes, of a validated X."""
+        if issparse(X) != (self.columns_ is None):
+            now, then = ("sparse", "dense") if issparse(X) else ("dense", "sparse")
+            raise ValueError(f"X is {now}, and the encoder was fitted on {then} data")
+        if self.columns_ is None:
+            return SparseRows(X, self._scale)
+        return torch.from_numpy(self.columns_.transform(self._table(X)))

@@ -1,0 +1,130 @@
+"""Arrays and data frames as tables; a frame of any library that narwhals knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+
+class ArrayTable:
+    """A matrix of numbers, some of whose columns may be codes of categories."""
+
+    def __init__(self, x: Any, names: Sequence[str], categorical: Sequence[int] = ()) -> None:
+        self.x, self.names, self.n_rows = x, list(names), len(x)
+        self.categorical = frozenset(categorical)
+
+    def kind(self, column: int) -> str:
+        return "category" if column in self.categorical else "number"
+
+    def numbers(self, column: int, rows: Any) -> Any:
+        return self.x[rows, column].astype(np.float64)
+
+    def categories(self, column: int) -> list[str | None]:
+        return [_text(value) for value in self.x[:, column].tolist()]
+
+
+class FrameTable:
+    """A data frame: numbers, booleans, dates and durations are numbers, text is categories.
+
+    Raises:
+        TypeError: a column holds what is neither text nor a number.
+    """
+
+    def __init__(self, frame: Any, categorical: Sequence[int] = ()) -> None:
+        self.frame = nw.from_native(frame, eager_only=True)
+        self.names, self.n_rows = list(map(str, self.frame.columns)), len(self.frame)
+        self.kinds = [
+            "category" if i in categorical else _kind(self.frame[:, i])
+            for i in range(len(self.names))
+        ]
+
+    def kind(self, column: int) -> str:
+        return self.kinds[column]
+
+    def numbers(self, column: int, rows: Any) -> Any:
+        series = self.frame[:, column]
+        series = series[rows] if isinstance(rows, slice) else series[rows.tolist()]
+        dtype = series.dtype
+        if dtype in (nw.Date, nw.Datetime):
+            series = series.cast(nw.Datetime("ms")).dt.timestamp("ms")
+        elif dtype == nw.Duration:
+            series = series.dt.total_milliseconds()
+        elif dtype == nw.Object:
+            return np.array([math.nan if _missing(v) else float(v) for v in series.to_list()])
+        return np.asarray(series.cast(nw.Float64).to_numpy(), np.float64).copy()
+
+    def categories(self, column: int) -> list[str | None]:
+        return [_text(value) for value in self.frame[:, column].to_list()]
+
+
+def as_frame(x: Any) -> Any:
+    """A narwhals frame, or None if it is not one of any library."""
+    frame = nw.from_native(x, eager_only=True, pass_through=True)
+    return frame if isinstance(frame, nw.DataFrame) else None
+
+
+def columns_named(chosen: Any, names: Sequence[Any]) -> list[int]:
+    """Which columns are meant by "auto" (none), by names, by indices or by a mask.
+
+    Raises:
+        ValueError: there is no such column, or the mask has another length.
+    """
+    if isinstance(chosen, str):
+        if chosen == "auto":
+            return []
+        raise ValueError(f"categorical_features must be 'auto' or columns, got {chosen!r}")
+    chosen = np.asarray(chosen).tolist()
+    if chosen and all(isinstance(c, bool) for c in chosen):
+        if len(chosen) != len(names):
+            raise ValueError(
+                f"categorical_features, a mask, must be as long as there are columns, "
+                f"{len(names)}, got {len(chosen)}"
+            )
+        return [i for i, c in enumerate(chosen) if c]
+    found = []
+    for column in chosen:
+        if column in names:
+            found.append(list(names).index(column))
+        elif isinstance(column, int) and 0 <= column < len(names):
+            found.append(column)
+        else:
+            raise ValueError(f"categorical_features must name columns, got {column!r}")
+    return found
+
+
+def _kind(series: Any) -> str:
+    dtype = series.dtype
+    if dtype in (nw.Date, nw.Datetime):
+        return "date"
+    if dtype.is_numeric() or dtype in (nw.Boolean, nw.Duration):
+        return "number"
+    if dtype in (nw.String, nw.Categorical, nw.Enum):
+        return "category"
+    values = [v for v in series.to_list() if not _missing(v)]
+    if all(isinstance(v, (int, float)) or hasattr(v, "__float__") for v in values):
+        return "number"
+    for value in values:
+        if not isinstance(value, (str, int, float)):
+            raise TypeError(
+                f"column {series.name!r}: argument must be a string or a number, got "
+                f"{type(value).__name__}"
+            )
+    return "category"
+
+
+def _missing(value: Any) -> bool:
+    # pandas.NA is not equal to itself either, but says so with a value that is neither.
+    return value is None or (value != value) is not False
+
+
+def _text(value: Any) -> str | None:
+    """3.0 and 3 are one category: a frame has the one as soon as a value is missing."""
+    if _missing(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)

@@ -1,0 +1,294 @@
+"""The estimator: scikit-learn's own checks, and what they do not know of."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+from unittest import SkipTest
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from mixnoise import get_noise
+from mixnoise.sklearn import EXPECTED_FAILED_CHECKS, DACLEncoder
+
+QUICK = {"n_components": 16, "batch_size": 64, "max_iter": 2, "random_state": 0}
+DIGITS = load_digits(return_X_y=True)
+X = DIGITS[0][:300]
+
+
+def quick_checks():
+    checks = estimator_checks_generator(
+        DACLEncoder(**{**QUICK, "random_state": None}),
+        expected_failed_checks=EXPECTED_FAILED_CHECKS,
+        mark="skip",
+    )
+    for estimator, check in checks:
+        name = getattr(check, "func", check).__name__
+        yield pytest.param(estimator, check, id=name)
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(quick_checks()))
+def test_checks_of_scikit_learn(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they feed may well collapse
+        try:
+            check(estimator)
+        except SkipTest as reason:
+            if "SCIPY_ARRAY_API is not set" not in str(reason):  # no other may be skipped
+                raise AssertionError from reason
+
+
+def test_few_checks_are_expected_to_fail():
+    assert len(EXPECTED_FAILED_CHECKS) <= 3
+    assert all(isinstance(reason, str) for reason in EXPECTED_FAILED_CHECKS.values())
+
+
+def mixed_table(n=400):
+    """A label that neither numbers nor categories tell alone, and much that has to be borne."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(4, size=n)
+    amount = rng.normal(size=n)
+    return pd.DataFrame(
+        {
+            "kind": np.array(["north", "south", "east", "west"])[kind],
+            "amount": np.where(rng.random(n) < 0.1, np.nan, amount),
+            "skewed": np.where(rng.random(n) < 0.95, 0, 1e6),
+            "flag": amount > 0,
+            "id": [f"row {i}" for i in range(n)],
+        }
+    )
+
+
+def test_numbers_and_categories_with_missing_ones():
+    frame = mixed_table()
+    encoder = DACLEncoder(**QUICK)
+    h = encoder.fit_transform(frame)
+    assert h.shape == (400, 16)
+    assert h.dtype == np.float32
+    assert np.isfinite(h).all()
+    assert encoder.columns_.dropped == {"id": "has no value twice, as names or identifiers"}
+    assert [c.name for c in encoder.columns_.categories] == ["kind"]
+    # Polars says the same.
+    same = DACLEncoder(**QUICK).fit(pl.from_pandas(frame)).transform(pl.from_pandas(frame))
+    np.testing.assert_array_equal(same, h)
+    # What was not seen, or is missing, is no error.
+    new = frame.assign(kind=["centre"] * 200 + [None] * 200, skewed=np.nan)
+    assert np.isfinite(encoder.transform(new)).all()
+    renamed = frame.rename(columns={"amount": "sum"})
+    with pytest.raises(ValueError, match="Feature names unseen at fit time:\n- sum"):
+        encoder.transform(renamed)
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_output_frames(container):
+    encoder = DACLEncoder(**QUICK).set_output(transform=container)
+    frame = encoder.fit_transform(X)
+    assert type(frame).__module__.startswith(container)
+    assert list(frame.columns) == [f"daclencoder{i}" for i in range(16)]
+    assert list(encoder.get_feature_names_out()) == list(frame.columns)
+
+
+def test_same_seed_same_features_and_nothing_else_changes():
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second, other = (
+        DACLEncoder(**{**QUICK, "random_state": seed}).fit_transform(X) for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first, other)
+    generators = [np.random.RandomState(1) for _ in range(2)]
+    encoders = [DACLEncoder(**{**QUICK, "random_state": g}).fit(X) for g in generators]
+    assert encoders[0]._seed == encoders[1]._seed
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+
+
+def test_features_are_better_than_those_of_the_untrained_network():
+    x, y = DIGITS
+    encoder = DACLEncoder(64, max_iter=20, batch_size=256, random_state=0).fit(x[:1200])
+    untrained = DACLEncoder(64, max_iter=1, learning_rate=1e-12, random_state=0).fit(x[:1200])
+    scores = []
+    for each in (encoder, untrained):
+        h = each.transform(x)
+        few = LogisticRegression(max_iter=2000).fit(h[:60], y[:60])
+        scores.append(few.score(h[1200:], y[1200:]))
+    assert scores[0] > scores[1] + 0.05
+
+
+def test_sparse_matrices_stay_sparse_and_zero_stays_zero():
+    dense = np.where(X > 12, X, 0)
+    for kind in (sp.csr_array, sp.csc_matrix, sp.coo_array):
+        encoder = DACLEncoder(**QUICK)
+        h = encoder.fit_transform(kind(dense))
+        assert h.shape == (300, 16)
+        assert encoder.columns_ is None
+        np.testing.assert_array_equal(encoder.transform(sp.csr_array(dense)), h)
+    with pytest.raises(ValueError, match="X is dense, and the encoder was fitted on sparse data"):
+        encoder.transform(dense)
+    with pytest.raises(ValueError, match="X is sparse, and the encoder was fitted on dense data"):
+        DACLEncoder(**QUICK).fit(dense).transform(sp.csr_array(dense))
+
+
+def test_early_stopping_needs_no_label():
+    settings = {**QUICK, "max_iter": 60, "n_iter_no_change": 2}
+    encoder = DACLEncoder(**settings, learning_rate=1e-9).fit(X)
+    assert encoder.n_iter_ == len(encoder.history_) < 60
+    assert all("validation_loss" in row for row in encoder.history_)
+    without = DACLEncoder(**{**settings, "max_iter": 5}, early_stopping=False).fit(X)
+    assert without.n_iter_ == 5
+    assert "validation_loss" not in without.history_[0]
+    few = DACLEncoder(**{**settings, "max_iter": 5}).fit(X[:49])
+    assert few.n_iter_ == 5
+
+
+def test_partial_fit_goes_on():
+    encoder = DACLEncoder(**QUICK)
+    losses = []
+    for _ in range(30):
+        encoder.partial_fit(X)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            losses.append(float(encoder.model_.eval()(encoder._rows(X))))
+    assert encoder.n_iter_ == 30
+    assert np.mean(losses[-5:]) < 0.9 * losses[0]
+    again = DACLEncoder(**QUICK)
+    for _ in range(30):
+        again.partial_fit(X)
+    np.testing.assert_array_equal(encoder.transform(X), again.transform(X))
+    with pytest.raises(ValueError, match="X has 3 features, but DACLEncoder is expecting 64"):
+        encoder.partial_fit(X[:, :3])
+    fitted = DACLEncoder(**QUICK).fit(X)
+    h, centers = fitted.transform(X), [n.center for n in fitted.columns_.numbers]
+    fitted.partial_fit(X + 1)
+    assert [n.center for n in fitted.columns_.numbers] == centers
+    assert not np.array_equal(fitted.transform(X), h)
+
+
+def test_inside_pipelines_and_searches():
+    x, y = DIGITS[0][:200], DIGITS[1][:200]
+    pipeline = make_pipeline(DACLEncoder(**QUICK), LogisticRegression(max_iter=500))
+    assert cross_val_score(pipeline, x, y, cv=2).mean() > 0.5
+    grid = {"daclencoder__noise": ["linear", "gaussian"], "daclencoder__alpha": [0.5]}
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(x, y)
+    assert search.best_params_["daclencoder__alpha"] == 0.5
+    assert set(search.cv_results_["param_daclencoder__noise"]) == {"linear", "gaussian"}
+
+
+def saved(encoder, x, path):
+    encoder.save(path)
+    loaded = DACLEncoder.load(path)
+    np.testing.assert_array_equal(loaded.transform(x), encoder.transform(x))
+    return loaded
+
+
+def test_saving_and_loading(tmp_path):
+    frame = mixed_table()
+    settings = {**QUICK, "noise": get_noise("gaussian", sigma=0.1), "verbose": False}
+    encoder = DACLEncoder(**settings, categorical_features=np.array(["flag"])).fit(frame)
+    loaded = saved(encoder, frame, tmp_path / "new" / "encoder.safetensors")
+    assert list(loaded.feature_names_in_) == list(frame.columns)
+    assert loaded.columns_ == encoder.columns_
+    assert loaded.history_ == encoder.history_
+    assert loaded.noise.sigma == 0.1
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["encoder.safetensors"]
+    loaded.partial_fit(frame)
+    saved(DACLEncoder(**QUICK).fit(X), X, tmp_path / "b")
+    matrix = sp.csr_array(X)
+    saved(DACLEncoder(**QUICK).fit(matrix), matrix, tmp_path / "c")
+    pickled = pickle.loads(pickle.dumps(encoder.partial_fit(frame)))
+    np.testing.assert_array_equal(pickled.transform(frame), encoder.transform(frame))
+    pickled.partial_fit(frame)
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    path = tmp_path / "encoder"
+    with pytest.raises(FileNotFoundError, match=r"no such file: '.*encoder'"):
+        DACLEncoder.load(path)
+    encoder = DACLEncoder(**QUICK).fit(X)
+    encoder.save(path)
+    tensors = load_file(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        DACLEncoder.load(path)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"not written by DACLEncoder.save: its format is None"):
+        DACLEncoder.load(path)
+
+    class Unknown:
+        pass
+
+    encoder.set_params(temperature=Unknown())
+    with pytest.raises(ValueError, match="cannot be saved: Object of type Unknown"):
+        encoder.save(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_components": 0}, "n_components must be an integer >= 1, got 0"),
+        ({"n_layers": 0}, "n_layers must be an integer >= 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be an integer >= 2, got 1"),
+        ({"max_iter": 0}, "max_iter must be an integer >= 1, got 0"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer >= 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be finite and > 0, got 0.0"),
+        ({"temperature": -1.0}, "temperature must be"),
+        ({"alpha": 2.0}, r"alpha must be in \[0, 1\], got 2.0"),
+        ({"noise": "liner"}, "did you mean 'linear'"),
+        ({"categorical_features": ["x99"]}, "categorical_features must name columns, got 'x99'"),
+        ({"categorical_features": "all"}, "categorical_features must be 'auto' or columns"),
+    ],
+)
+def test_bad_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DACLEncoder(**{**QUICK, **settings}).fit(X)
+
+
+def test_bad_data():
+    for bad, message in (
+        (X[:1], "minimum of 2 is required"),
+        (pd.DataFrame(X[:1]).rename(columns=str), "X must have at least 2 rows, got 1 sample"),
+        (np.where(X > 15, np.inf, X), "infinity"),
+        (np.full((9, 2), np.nan), "no column has anything to learn from"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DACLEncoder(**QUICK).fit(bad)
+
+
+def test_categories_by_index_of_an_array():
+    x = np.column_stack((X[:, 20], np.random.default_rng(0).integers(5, size=300)))
+    encoder = DACLEncoder(**QUICK, categorical_features=[1]).fit(x)
+    assert [c.values for c in encoder.columns_.categories] == [list("01234")]
+    assert len(encoder.columns_.numbers) == 1
+
+
+def test_a_run_in_a_folder_is_gone_on_with(tmp_path):
+    settings = {**QUICK, "run_dir": tmp_path / "run"}
+    whole = DACLEncoder(**settings).fit(X)
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    with pytest.raises(ValueError, match="already holds a run"):
+        DACLEncoder(**settings).fit(X)
+    again = DACLEncoder(**settings, resume=True).fit(X)
+    np.testing.assert_array_equal(again.transform(X), whole.transform(X))
+
+
+def test_progress_only_if_asked_for(capsys):
+    DACLEncoder(**QUICK).fit(X)
+    assert capsys.readouterr().err == ""
+    DACLEncoder(**QUICK, verbose=True).fit(X)
+    assert "epoch 2/2: loss" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named():
+    code = "import sys; sys.modules['sklearn'] = None; import mixnoise.sklearn"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'mixnoise[tables]'" in found.stderr.splitlines()[-1]
