@@ -255,7 +255,7 @@ class Loop:
             row |= self.validate()
             if self.is_main:
                 autocast = self.accelerator.autocast()
-                row |= self.monitor.evaluate(self.model.encoder, inputs, self.step, autocast)
+                row |= self.monitor.evaluate(self.model, inputs, self.step, autocast)
         self.history.append(row)
         last = self.complete
         self.losses = torch.empty(0)

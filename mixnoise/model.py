@@ -102,16 +102,30 @@ class DACL(nn.Module):
                 batch, such as batch norm in training mode, nor for "hidden" noise at a submodule.
             **kwargs: with "hidden" noise passed to the encoder.
         """
-        arguments = inputs, kwargs, generator, draw, micro_batch
+        settings = {"generator": generator, "draw": draw, "micro_batch": micro_batch}
         group = resolve(self.loss.group)
         if group is None:
-            z = self._project(*arguments)
+            z1, z2 = self.project(*inputs, **settings, **kwargs)
         else:
             with failing_together(group):
-                z = self._project(*arguments)
-        z1, z2 = z.chunk(2)
+                z1, z2 = self.project(*inputs, **settings, **kwargs)
         loss: Tensor = self.loss(z1, z2)
         return loss
+
+    def project(
+        self,
+        *inputs: Any,
+        generator: torch.Generator | None = None,
+        draw: Any = None,
+        micro_batch: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """What the loss contrasts: the projections of two views, ``(N, D)`` each.
+
+        Arguments as for :meth:`forward`.
+        """
+        z1, z2 = self._project(inputs, kwargs, generator, draw, micro_batch).chunk(2)
+        return z1, z2
 
     def _project(
         self,

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from mixnoise import metrics
 from mixnoise.batches import Inputs
 from mixnoise.evaluate import knn_probe
 from mixnoise.features import LabelledData
+from mixnoise.model import DACL
 from mixnoise.progress import warn
 
 _ROWS = 512
@@ -24,7 +24,10 @@ _STEPS_TO_SETTLE = 50
 
 @dataclass
 class Monitor:
-    """RankMe of a batch, of which a collapse is warned once, and a kNN probe.
+    """What can be said of a batch without labels, and a kNN probe.
+
+    RankMe is that of the encoder's output, and a collapse is warned of once. Alignment and
+    uniformity are those of the projections, which the loss acts on, with noise of their own.
 
     Args:
         one_tensor: whether the encoder takes one tensor of rows, so that some of them are enough.
@@ -37,17 +40,23 @@ class Monitor:
 
     @torch.no_grad()
     def evaluate(
-        self, encoder: nn.Module, inputs: Inputs, step: int, autocast: AbstractContextManager[None]
+        self, model: DACL, inputs: Inputs, step: int, autocast: AbstractContextManager[None]
     ) -> dict[str, float]:
-        """Values for the history, of an encoder in evaluation mode."""
+        """Values for the history, of a model in evaluation mode."""
         args, kwargs = inputs
         if self.one_tensor:
             args = (args[0][:_ROWS],)
         with autocast:
-            h = encoder(*args, **kwargs)[:_ROWS].flatten(1)
+            h = model.encoder(*args, **kwargs)[:_ROWS].flatten(1)
+            z1, z2 = model.project(*args, **kwargs, generator=torch.Generator().manual_seed(step))
         if not h.isfinite().all():
             return {"rankme": math.nan}  # and no reason for a probe
-        values = {"rankme": metrics.rankme(h)}
+        z1, z2 = z1[:_ROWS], z2[:_ROWS]
+        values = {
+            "rankme": metrics.rankme(h),
+            "alignment": metrics.alignment(z1, z2),
+            "uniformity": metrics.uniformity(z1),
+        }
         can_tell = step >= _STEPS_TO_SETTLE and min(h.shape) >= _LEAST_RANK_POSSIBLE
         if can_tell and values["rankme"] < _COLLAPSED_RANK and not self.collapse_seen:
             self.collapse_seen = True
@@ -57,5 +66,5 @@ class Monitor:
                 "layers"
             )
         if self.probe is not None:
-            values["knn_accuracy"] = knn_probe(encoder, *self.probe).accuracy
+            values["knn_accuracy"] = knn_probe(model.encoder, *self.probe).accuracy
         return values

@@ -46,7 +46,8 @@ class Run:
     """What a pre-training left.
 
     ``history`` has a row for each epoch: epoch, step, loss (mean), lr (last), seconds, and in some
-    rows validation_loss, rankme and knn_accuracy. ``run_dir`` is the folder, if there is one.
+    rows validation_loss, rankme, alignment, uniformity and knn_accuracy. ``run_dir`` is the folder,
+    if there is one.
     """
 
     history: list[dict[str, float]]
@@ -130,8 +131,9 @@ def pretrain(
         checkpoint_steps: steps between further checkpoints, >= 1, also within an epoch: no more
             than these are lost when a run is killed. None makes none. A loader of the caller's own
             draws the batches of a half epoch again and throws them away.
-        evaluate_every: epochs between evaluations (RankMe of up to 512 rows, and the probe), >= 1;
-            default: 20 a run. A representation that has collapsed is warned of.
+        evaluate_every: epochs between evaluations (RankMe, alignment and uniformity of up to 512
+            rows, and the probe), >= 1; default: 20 a run. A representation that has collapsed is
+            warned of.
         probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
             nothing else.
         validation: rows ``(N, *features)`` that are not trained on: their loss, always with the
