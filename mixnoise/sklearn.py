@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -206,6 +207,29 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         with frozen(self.model_.encoder) as encode:
             return np.concatenate([encode(part).cpu().numpy() for part in parts(x)])
 
+    def inspect_columns(self, X: Any) -> Columns | None:
+        """What ``fit`` would take the columns for; None for sparse matrices."""
+        X = self._validated(X, reset=True, least_rows=2)
+        if issparse(X):
+            return None
+        rng = check_random_state(self.random_state)
+        return Columns.of(self._table(X, self.categorical_features), rng)
+
+    def raw_columns(self, X: Any) -> Any:
+        """What a linear classifier would take without the network, float32.
+
+        Scaled numbers and a column for each value of a category.
+        """
+        x = self._rows(self._validated(X, reset=False, least_rows=1))
+        return np.concatenate([self._one_hot(part.numpy()) for part in parts(x)])
+
+    def untrained(self) -> DACLEncoder:
+        """The same encoder with the weights that training began with."""
+        check_is_fitted(self, "model_")
+        other = copy.copy(self)
+        other._make_model(self._seed)
+        return other
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that ``transform`` needs, and the projector, into a safetensors file.
 
@@ -303,6 +327,13 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def __getstate__(self) -> dict[str, Any]:
         # A pickle is of what was learned; partial_fit makes another optimiser.
         return {k: v for k, v in super().__getstate__().items() if k != "_optimizer"}
+
+    def _one_hot(self, x: Any) -> Any:
+        if self.columns_ is None:
+            return x
+        n = self.columns_.n_numbers
+        codes = zip(x[:, n:].T.astype(int), self.columns_.cardinalities, strict=True)
+        return np.hstack((x[:, :n], *(np.eye(size, dtype=np.float32)[c] for c, size in codes)))
 
     def _start(self, X: Any) -> Rows:
         """Look at the columns and make a network for them; returns the rows for it."""

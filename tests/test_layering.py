@@ -28,7 +28,7 @@ LAYERS = [
     ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation"],
     ["mixnoise.loop"],
     ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular"],
-    ["mixnoise.__init__", "mixnoise.demo", "mixnoise.sklearn", "mixnoise.cli"],
+    ["mixnoise.__init__", "mixnoise.demo", "mixnoise.bench", "mixnoise.sklearn", "mixnoise.cli"],
 ]
 
 

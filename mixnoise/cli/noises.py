@@ -1,4 +1,4 @@
-"""The command ``mixnoise``."""
+"""Which noises there are, and whether one is sound."""
 
 from __future__ import annotations
 
@@ -7,29 +7,15 @@ import json
 from dataclasses import asdict, astuple
 from typing import Annotated, Any
 
-try:
-    import typer
-except ModuleNotFoundError as error:
-    raise SystemExit(f"mixnoise: {error}; pip install 'mixnoise[cli]'") from error
+import typer
 
+from mixnoise.cli.text import print_table
 from mixnoise.plugins import NoisePluginError
 from mixnoise.registry import get_noise, noise_entries
 
-app = typer.Typer(
-    name="mixnoise",
-    help="Contrastive pre-training by mixup noise.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.callback()
-def _commands() -> None:
-    """Only commands: without this, typer would take a single command for the whole."""
-
-
-@app.command()
 def noises(as_json: AsJson = False) -> None:
     """List all noises: those of mixnoise and of other installed distributions.
 
@@ -41,14 +27,9 @@ def noises(as_json: AsJson = False) -> None:
         typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
     header = ("name", "distribution", "version", "state", "description")
-    table = [header, *(astuple(entry) for entry in entries)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+    print_table([header, *(astuple(entry) for entry in entries)])
 
 
-@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="As `mixnoise noises` gives it.")],
     arguments: Annotated[

@@ -1,0 +1,40 @@
+"""The command ``mixnoise``."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    raise SystemExit(f"mixnoise: {error}; pip install 'mixnoise[cli]'") from error
+
+from mixnoise.cli.interrupts import Interrupted
+from mixnoise.cli.measure import bench, demo
+from mixnoise.cli.noises import check, noises
+from mixnoise.cli.runs import info
+from mixnoise.cli.tables import embed, pretrain, probe
+
+app = typer.Typer(
+    name="mixnoise",
+    help="Contrastive pre-training by mixup noise: better features for tables, without labels.\n\n"
+    "Start with `mixnoise pretrain TABLE.csv --label COLUMN`, then `mixnoise probe` says whether "
+    "it helps, and `mixnoise embed` writes the features.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for _command in (pretrain, embed, probe, info, demo, bench, noises, check):
+    app.command()(_command)
+
+
+def main() -> None:
+    """What is wrong with arguments or files is said in a line, with exit status 2."""
+    try:
+        app()
+    except Interrupted as interrupted:
+        print(f"mixnoise: {interrupted}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"mixnoise: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

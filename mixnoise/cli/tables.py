@@ -1,0 +1,246 @@
+"""Pre-train on a table in a file, embed its rows, and see whether that helps."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixnoise.cli.interrupts import interruptible
+from mixnoise.cli.settings import Config
+from mixnoise.cli.text import print_table
+
+if TYPE_CHECKING:
+    from mixnoise.sklearn import DACLEncoder
+    from mixnoise.tabular.columns import Columns
+    from mixnoise.tabular.files import TableFile
+
+ENCODER, TABLE = "encoder.safetensors", "table.json"
+
+File = Annotated[
+    Path,
+    typer.Argument(help="A table: .csv, .tsv, .parquet, .feather, .npy or .npz."),
+]
+Label = Annotated[
+    str | None, typer.Option(help="The column to be told, which is not learned from.")
+]
+Leave = Annotated[
+    list[str] | None,
+    typer.Option("--leave", metavar="COLUMN", help="Not learned from, as identifiers; repeatable."),
+]
+RunFolder = Annotated[Path, typer.Option("--run", help="A folder that `pretrain` made.")]
+_SHOWN = 40  # columns
+
+
+def pretrain(
+    file: File,
+    label: Label = None,
+    leave: Leave = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Numbers that are codes of categories; repeatable."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder for all that is made; default: runs/FILE.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+    ] = False,
+    noise: Annotated[
+        str, typer.Option(help="What makes positives of numbers; `mixnoise noises` lists them.")
+    ] = "dacl+",
+    alpha: Annotated[
+        float, typer.Option(help="Lower end of the share of a row that stays its own, 0 to 1.")
+    ] = 0.7,
+    temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.2,
+    components: Annotated[int, typer.Option(help="Features that come out.")] = 128,
+    layers: Annotated[int, typer.Option(help="Of the network.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows, at most.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 512,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    patience: Annotated[
+        int,
+        typer.Option(
+            help="Stop after so many epochs without a lower loss of held-out rows; 0: do not."
+        ),
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="The same one makes the same features.")] = 0,
+    config: Config = None,
+) -> None:
+    """Learn features of a table's rows without labels.
+
+    All but the label and what is left out is learned from. Types are found out and shown. Ctrl-C
+    saves, and says how to go on.
+    """
+    from mixnoise.sklearn import DACLEncoder
+    from mixnoise.tabular.files import read_table
+
+    run = run or Path("runs") / file.stem
+    table = read_table(file)
+    left_out = [*([label] if label else []), *(leave or [])]
+    for option, names in (("--label", left_out[:1] if label else []), ("--leave", leave or [])):
+        table.check_names(option, names)
+    table.check_names("--categorical", categorical or [])
+    table.check_numbers([*left_out, *(categorical or [])])
+    X = table.without(left_out)
+    kept = [name for name in table.names if name not in left_out]
+    encoder = DACLEncoder(
+        components,
+        n_layers=layers,
+        noise=noise,
+        alpha=alpha,
+        temperature=temperature,
+        batch_size=batch_size,
+        max_iter=epochs,
+        learning_rate=lr,
+        categorical_features=[kept.index(c) for c in categorical or []] or "auto",
+        early_stopping=patience > 0,
+        n_iter_no_change=max(patience, 1),
+        random_state=seed,
+        verbose=True,
+        run_dir=run,
+        resume=resume,
+    )
+    typer.echo(f"{file}: {table.n_rows:,} rows")
+    for name in left_out:
+        typer.echo(f"{name}: not learned from")
+    _show(encoder.inspect_columns(X), kept)
+    command = shlex.join(["mixnoise", *sys.argv[1:]])
+    again = command if resume else f"{command} --resume"
+    with interruptible(f"interrupted; go on with: {again}"):
+        encoder.fit(X)
+    encoder.save(run / ENCODER)
+    described = {"file": str(file), "label": label, "left_out": left_out, "command": command}
+    (run / TABLE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    typer.echo(
+        f"{encoder.n_iter_} epochs, {encoder.history_[-1]['seconds']:.0f} s. Next:\n"
+        f"  mixnoise embed {shlex.quote(str(file))} --run {shlex.quote(str(run))}"
+    )
+    if label:
+        typer.echo(
+            f"  mixnoise probe {shlex.quote(str(file))} --label {shlex.quote(label)} "
+            f"--run {shlex.quote(str(run))}"
+        )
+
+
+def embed(
+    file: File,
+    run: RunFolder,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .parquet, .feather, .csv, .tsv or .npy; default: FILE-embedded.parquet."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write the features of a table's rows, beside the columns that were not learned from."""
+    from mixnoise.tabular.files import read_table, write_table
+
+    encoder, described = _load(run)
+    table = read_table(file)
+    output = output or file.with_name(f"{file.stem}-embedded.parquet")
+    h = encoder.transform(_inputs(table, encoder, described))
+    beside = {name: table.values(name) for name in described["left_out"] if name in table.names}
+    write_table(output, beside, h, encoder.get_feature_names_out())
+    typer.echo(f"{output}: {h.shape[0]:,} rows, {h.shape[1]} features")
+
+
+def probe(
+    file: File,
+    label: Annotated[str, typer.Option(help="The column to be told from the others.")],
+    run: RunFolder,
+    labels_per_class: Annotated[
+        int | None, typer.Option(help="So many labels of each class are known; default: all.")
+    ] = None,
+    splits: Annotated[int, typer.Option(help="Random splits, a fifth of the rows for tests.")] = 5,
+    seed: int = 0,
+    config: Config = None,
+) -> None:
+    """Is it better? A linear classifier on raw columns, and on features before and after.
+
+    Accuracy in %, mean and standard deviation over random splits.
+    """
+    import numpy as np
+    from torch import nn
+
+    from mixnoise.evaluate import linear_probe
+    from mixnoise.tabular.files import read_table
+
+    encoder, described = _load(run)
+    table = read_table(file)
+    table.check_names("--label", [label])
+    X = _inputs(table, encoder, described)
+    y = np.asarray(table.values(label))
+    known = np.array([value is not None and value == value for value in y.tolist()])
+    if not known.all():
+        typer.echo(f"{(~known).sum():,} rows without a label are left out")
+    raw, h = encoder.raw_columns(X), encoder.transform(X)
+    sets = {
+        "Raw columns": raw,
+        "Network before training": encoder.untrained().transform(X),
+        "Network after training": h,
+        "Raw columns and network": np.hstack((raw, h)),
+    }
+    rows = [("", "accuracy in %")]
+    for name, features in sets.items():
+        found = linear_probe(
+            nn.Identity(),
+            (features[known], y[known].astype(str)),
+            0.2,
+            labels_per_class=labels_per_class,
+            seed=seed,
+            n_splits=splits,
+        )
+        rows.append((name, f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f}"))
+    print_table(rows)
+
+
+def _load(run: Path) -> tuple[DACLEncoder, dict[str, Any]]:
+    from mixnoise.sklearn import DACLEncoder
+
+    if not (run / ENCODER).is_file():
+        interrupted = (run / "config.json").is_file()
+        why = (
+            "has not come to its end: `mixnoise pretrain ... --resume`"
+            if interrupted
+            else ("is no folder that `mixnoise pretrain` made")
+        )
+        raise ValueError(f"--run: {run} {why}")
+    described: dict[str, Any] = json.loads((run / TABLE).read_text(encoding="utf-8"))
+    return DACLEncoder.load(run / ENCODER), described
+
+
+def _inputs(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -> Any:
+    """The columns that the encoder was trained with, in their order."""
+    names = getattr(encoder, "feature_names_in_", None)
+    if names is None:
+        return table.without([n for n in described["left_out"] if n in table.names])
+    for name in names:
+        table.check_names("columns of the run", [name])
+    return table.without([n for n in table.names if n not in set(names)]).select(list(names))
+
+
+def _show(columns: Columns | None, names: list[str]) -> None:
+    """What the columns were taken for."""
+    assert columns is not None  # no file holds a sparse matrix
+    found = {n.name: (n.kind, _of_number(n)) for n in columns.numbers}
+    for category in columns.categories:
+        missing = ", missing ones among them" if None in category.values else ""
+        found[category.name] = ("category", f"{len(category.values)} values{missing}")
+    found |= {name: ("left out", reason) for name, reason in columns.dropped.items()}
+    rows = [(name, *found[own]) for name, own in zip(names, columns.names, strict=True)]
+    print_table([("column", "taken for", ""), *rows[:_SHOWN]])
+    if len(rows) > _SHOWN:
+        typer.echo(f"and {len(rows) - _SHOWN} more: {len(columns.numbers)} numbers in all")
+
+
+def _of_number(number: Any) -> str:
+    if number.kind == "date":
+        return "some are missing" if number.missing else ""
+    median = f"median {number.center:.4g}"
+    return f"{median}, some are missing" if number.missing else median

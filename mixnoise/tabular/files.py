@@ -1,0 +1,248 @@
+"""Tables in files: csv, tsv, parquet, feather, npy, npz. What is wrong with one is said with its
+line and column."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+FEATHER = (".feather", ".arrow", ".ipc")
+SUFFIXES = (*SEPARATORS, ".parquet", *FEATHER, ".npy", ".npz")
+WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
+# Where so many values of a column are numbers, the others are mistakes.
+_MOSTLY = 0.9
+_NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+_NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None"]
+
+
+@dataclass
+class TableFile:
+    """What is in a file: columns of an Arrow table, or a matrix with other columns beside it.
+
+    ``first_line`` is that of the first row, in files that have lines.
+    """
+
+    path: Path
+    columns: dict[str, Any]  # name to Arrow column or array
+    matrix: Any = None
+    first_line: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        matrix = [] if self.matrix is None else [f"x{i}" for i in range(self.matrix.shape[1])]
+        return [*matrix, *self.columns]
+
+    @property
+    def n_rows(self) -> int:
+        if self.matrix is not None:
+            return len(self.matrix)
+        return len(next(iter(self.columns.values())))
+
+    def check_names(self, option: str, names: Sequence[str]) -> None:
+        """Raise a ValueError if a column that an option names is not there."""
+        import difflib
+
+        for name in names:
+            if name not in self.names:
+                close = difflib.get_close_matches(name, self.names, 3)
+                hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+                raise ValueError(f"{option}: {self.path} has no column {name!r}{hint}")
+
+    def values(self, name: str) -> Any:
+        """A column as an array; what is missing is None or NaN."""
+        if name not in self.columns:
+            return self.matrix[:, int(name[1:])]
+        column = self.columns[name]
+        return column if isinstance(column, np.ndarray) else column.to_numpy(zero_copy_only=False)
+
+    def without(self, names: Sequence[str]) -> Any:
+        """What an estimator takes: a matrix, or an Arrow table."""
+        import pyarrow as pa
+
+        if self.matrix is None:
+            return pa.table({k: v for k, v in self.columns.items() if k not in names})
+        kept = [i for i in range(self.matrix.shape[1]) if f"x{i}" not in names]
+        return self.matrix if len(kept) == self.matrix.shape[1] else self.matrix[:, kept]
+
+    def check_numbers(self, besides: Sequence[str]) -> None:
+        """Raise a ValueError at the first value that is no number in a column of numbers.
+
+        In columns of text that are not named, of which at least nine tenths are numbers.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        for name, column in self.columns.items():
+            if name in besides or not isinstance(column, pa.ChunkedArray):
+                continue
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                continue
+            wrong = pc.invert(pc.match_substring_regex(column, _NUMBER))
+            n_wrong, n = pc.sum(wrong).as_py() or 0, len(column) - column.null_count
+            if 0 < n_wrong <= (1 - _MOSTLY) * n:
+                row = pc.index(wrong, True).as_py()
+                where = f"row {row + 1}" if self.first_line is None else f"{self.first_line + row}"
+                raise ValueError(
+                    f"{self.path}:{where}: column {name!r}: {column[row].as_py()!r} is not a "
+                    f"number, as {n - n_wrong:,} of {n:,} values are; correct it, leave it empty, "
+                    f"or say --categorical {name}"
+                )
+
+
+def read_table(path: str | Path) -> TableFile:
+    """Read a file; the kind is decided by its suffix.
+
+    In text files the first line has the names, unless there is a number among them; then columns
+    are called x0, x1 and so on. Empty fields, "?", "NA", "null" and the like are missing values.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of no known kind, empty, ragged, truncated, or not a table; the message
+            has the line where there is one.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path}: tables are read from {', '.join(SUFFIXES)} files, got {suffix or 'no suffix'}"
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    try:
+        if suffix in SEPARATORS:
+            found = _read_text(path, SEPARATORS[suffix])
+        elif suffix in (".npy", ".npz"):
+            found = _read_numpy(path)
+        else:
+            found = _read_arrow(path, suffix)
+    except ImportError as error:
+        raise ImportError(f"{path}: {error}; pip install 'mixnoise[tables]'") from error
+    if not found.names or found.n_rows == 0:
+        raise ValueError(f"{path}: the table has {found.n_rows if found.names else 0} rows")
+    return found
+
+
+def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequence[str]) -> None:
+    """Features and other columns; the kind is decided by the suffix. Written beside and renamed.
+
+    Raises:
+        ValueError: no such kind can be written.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+    from pyarrow import feather, parquet
+
+    suffix = path.suffix.lower()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"part-{path.name}")
+    try:
+        if suffix == ".npy":
+            np.save(part, features)
+        elif suffix == ".parquet" or suffix in SEPARATORS or suffix in FEATHER:
+            columns = dict(zip(names, features.T, strict=True))
+            table = pa.table({**beside, **columns})
+            if suffix == ".parquet":
+                parquet.write_table(table, part)
+            elif suffix in FEATHER:
+                feather.write_feather(table, part)
+            else:
+                options = arrow_csv.WriteOptions(delimiter=SEPARATORS[suffix])
+                arrow_csv.write_csv(table, part, options)
+        else:
+            raise ValueError(f"--output: features are written to {', '.join(WRITTEN)}, got {path}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_text(path: Path, separator: str) -> TableFile:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv as arrow_csv
+
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        first = file.readline().rstrip("\r\n").split(separator)
+    has_names = not any(map(_is_number, first))
+    names = [name.strip().strip('"') for name in first]
+    if not has_names:
+        names = [f"x{i}" for i in range(len(first))]
+    elif len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}:1: two columns are called {twice!r}")
+
+    try:
+        table = arrow_csv.read_csv(
+            path,
+            arrow_csv.ReadOptions(column_names=names, skip_rows=int(has_names)),
+            arrow_csv.ParseOptions(delimiter=separator),
+            arrow_csv.ConvertOptions(
+                null_values=[*_NULLS, *(f" {n}" for n in _NULLS)], strings_can_be_null=True
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(_text_error(path, separator, len(names), str(error))) from error
+    columns = {}
+    for name, column in zip(names, table.columns, strict=True):
+        if pa.types.is_binary(column.type):
+            raise ValueError(f"{path}: column {name!r} is not UTF-8 text; convert the file")
+        text = pa.types.is_string(column.type)
+        columns[name] = pc.utf8_trim_whitespace(column) if text else column
+    return TableFile(path, columns, first_line=1 + has_names)
+
+
+def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
+    """With the line of the first ragged row, which Arrow does not tell when it uses threads."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.reader(file, delimiter=separator)
+        for row in rows:
+            if row and len(row) != n_columns:
+                got = f"{len(row)} field" + "s" * (len(row) != 1)
+                return f"{path}:{rows.line_num}: {got} in a table of {n_columns} columns"
+    return f"{path}: {message}"
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field.strip().strip('"'))
+    except ValueError:
+        return False
+    return field.strip().lower() not in ("nan", "inf", "infinity")
+
+
+def _read_arrow(path: Path, suffix: str) -> TableFile:
+    import pyarrow as pa
+    from pyarrow import feather, parquet
+
+    try:
+        table = parquet.read_table(path) if suffix == ".parquet" else feather.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        kind = "parquet" if suffix == ".parquet" else "feather"
+        raise ValueError(f"{path}: not a whole {kind} file: {error}") from error
+    return TableFile(path, dict(zip(table.column_names, table.columns, strict=True)))
+
+
+def _read_numpy(path: Path) -> TableFile:
+    """The matrix, and arrays of one value a row beside it, as labels are."""
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded}
+    except Exception as error:  # zipfile's, numpy's and the system's own
+        raise ValueError(f"{path}: not a whole file of numpy arrays: {error}") from error
+    matrices = {k: a for k, a in arrays.items() if a.ndim == 2}
+    if len(matrices) != 1:
+        shapes = ", ".join(f"{k or 'array'} {a.shape}" for k, a in arrays.items())
+        raise ValueError(f"{path}: there must be one matrix of shape (rows, columns), got {shapes}")
+    ((name, matrix),) = matrices.items()
+    if matrix.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: {name or 'the array'} must hold numbers, got {matrix.dtype}")
+    others = {k: a for k, a in arrays.items() if a.ndim == 1 and len(a) == len(matrix)}
+    return TableFile(path, others, matrix)
