@@ -215,13 +215,11 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         rng = check_random_state(self.random_state)
         return Columns.of(self._table(X, self.categorical_features), rng)
 
-    def raw_columns(self, X: Any) -> Any:
-        """What a linear classifier would take without the network, float32.
-
-        Scaled numbers and a column for each value of a category.
-        """
+    def matrix(self, X: Any) -> Any:
+        """What the network takes, float32: scaled numbers, then codes of categories."""
+        check_is_fitted(self, "model_")
         x = self._rows(self._validated(X, reset=False, least_rows=1))
-        return np.concatenate([self._one_hot(part.numpy()) for part in parts(x)])
+        return torch.cat(list(parts(x))).numpy()
 
     def untrained(self) -> DACLEncoder:
         """The same encoder with the weights that training began with."""
@@ -327,13 +325,6 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def __getstate__(self) -> dict[str, Any]:
         # A pickle is of what was learned; partial_fit makes another optimiser.
         return {k: v for k, v in super().__getstate__().items() if k != "_optimizer"}
-
-    def _one_hot(self, x: Any) -> Any:
-        if self.columns_ is None:
-            return x
-        n = self.columns_.n_numbers
-        codes = zip(x[:, n:].T.astype(int), self.columns_.cardinalities, strict=True)
-        return np.hstack((x[:, :n], *(np.eye(size, dtype=np.float32)[c] for c, size in codes)))
 
     def _start(self, X: Any) -> Rows:
         """Look at the columns and make a network for them; returns the rows for it."""

@@ -28,7 +28,10 @@ LAYERS = [
     ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation"],
     ["mixnoise.loop"],
     ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular"],
-    ["mixnoise.__init__", "mixnoise.demo", "mixnoise.bench", "mixnoise.sklearn", "mixnoise.cli"],
+    [
+        *("mixnoise.__init__", "mixnoise.demo", "mixnoise.bench", "mixnoise.sklearn"),
+        *("mixnoise.report", "mixnoise.cli"),
+    ],
 ]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mixnoise.tabular.columns import Columns
     from mixnoise.tabular.files import TableFile
 
-ENCODER, TABLE = "encoder.safetensors", "table.json"
+ENCODER, TABLE, REPORT = "encoder.safetensors", "table.json", "report.html"
 
 File = Annotated[
     Path,
@@ -34,6 +34,7 @@ Leave = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Option("--run", help="A folder that `pretrain` made.")]
 _SHOWN = 40  # columns
+_ROWS_PICTURED = 1000
 
 
 def pretrain(
@@ -116,8 +117,10 @@ def pretrain(
     encoder.save(run / ENCODER)
     described = {"file": str(file), "label": label, "left_out": left_out, "command": command}
     (run / TABLE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    _report(run, encoder, table, label, left_out, command)
     typer.echo(
-        f"{encoder.n_iter_} epochs, {encoder.history_[-1]['seconds']:.0f} s. Next:\n"
+        f"{encoder.n_iter_} epochs, {encoder.history_[-1]['seconds']:.0f} s. "
+        f"See {run / REPORT}. Next:\n"
         f"  mixnoise embed {shlex.quote(str(file))} --run {shlex.quote(str(run))}"
     )
     if label:
@@ -179,7 +182,8 @@ def probe(
     known = np.array([value is not None and value == value for value in y.tolist()])
     if not known.all():
         typer.echo(f"{(~known).sum():,} rows without a label are left out")
-    raw, h = encoder.raw_columns(X), encoder.transform(X)
+    assert encoder.columns_ is not None  # no file holds a sparse matrix
+    raw, h = encoder.columns_.one_hot(encoder.matrix(X)), encoder.transform(X)
     sets = {
         "Raw columns": raw,
         "Network before training": encoder.untrained().transform(X),
@@ -198,6 +202,33 @@ def probe(
         )
         rows.append((name, f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f}"))
     print_table(rows)
+
+
+def _report(
+    run: Path,
+    encoder: DACLEncoder,
+    table: TableFile,
+    label: str | None,
+    left_out: list[str],
+    command: str,
+) -> None:
+    """Of some random rows."""
+    import numpy as np
+
+    from mixnoise.report import write_report
+
+    n = min(table.n_rows, _ROWS_PICTURED)
+    chosen = np.sort(np.random.default_rng(0).choice(table.n_rows, n, replace=False))
+    X = table.without(left_out)
+    write_report(
+        run / REPORT,
+        encoder,
+        X[chosen] if isinstance(X, np.ndarray) else X.take(chosen),
+        table.n_rows,
+        title=f"Pre-training on {table.path.name}",
+        command=command,
+        labels=None if label is None else table.values(label)[chosen],
+    )
 
 
 def _load(run: Path) -> tuple[DACLEncoder, dict[str, Any]]:

@@ -6,9 +6,11 @@ another.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
@@ -140,6 +142,30 @@ class Columns:
             out[:, i] = [code.get(value, OTHER) for value in values]
         return out
 
+    def one_hot(self, x: Any) -> Any:
+        """The matrix with a column of zeros and ones for each code, for linear classifiers."""
+        codes = zip(x[:, self.n_numbers :].T.astype(int), self.cardinalities, strict=True)
+        ones = [np.eye(size, dtype=np.float32)[code] for code, size in codes]
+        return np.hstack((x[:, : self.n_numbers], *ones))
+
+    def original(self, x: Any) -> list[dict[str, str]]:
+        """Rows of the matrix in the table's own units, as text; what a mixture means there."""
+        rows = []
+        for row in np.asarray(x, np.float64):
+            found = {}
+            flags = iter(row[len(self.numbers) : self.n_numbers])
+            for value, number in zip(row, self.numbers, strict=False):
+                z = value / math.sqrt(max(1 - (value / LARGEST) ** 2, 1e-9))
+                x = number.center + number.scale * z
+                found[number.name] = _as_date(x) if number.kind == "date" else f"{x:.6g}"
+                if number.missing and next(flags) > 0.5:
+                    found[number.name] = "missing"
+            for code, category in zip(row[self.n_numbers :], self.categories, strict=True):
+                known = category.values[int(code) - 1] if code else "other"
+                found[category.name] = "missing" if known is None else known
+            rows.append(found)
+        return rows
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return asdict(self)
@@ -188,6 +214,14 @@ def _deviation(x: Any, center: float) -> float:
     x = x - center
     largest = abs(x).max()
     return float(largest * (x / largest).std()) if largest else 0.0
+
+
+def _as_date(milliseconds: float) -> str:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        return f"{epoch + timedelta(milliseconds=milliseconds):%Y-%m-%d %H:%M}"
+    except OverflowError:
+        return f"{milliseconds:.4g}"
 
 
 def _check_finite(name: str, x: Any) -> None:

@@ -233,8 +233,12 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
 def _read_numpy(path: Path) -> TableFile:
     """The matrix, and arrays of one value a row beside it, as labels are."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded}
+        if path.suffix.lower() == ".npy":
+            arrays = {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        else:
+            with path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                arrays = {name: loaded[name] for name in loaded}
     except Exception as error:  # zipfile's, numpy's and the system's own
         raise ValueError(f"{path}: not a whole file of numpy arrays: {error}") from error
     matrices = {k: a for k, a in arrays.items() if a.ndim == 2}

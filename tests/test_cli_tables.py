@@ -1,0 +1,329 @@
+"""Tables on the command line: pre-train, embed, probe; settings in files; Ctrl-C."""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from mixnoise.cli import app, main
+from mixnoise.sklearn import DACLEncoder
+
+SCRIPT = str(Path(sys.executable).with_name("mixnoise"))
+QUICK = ("--epochs", "2", "--components", "16", "--batch-size", "64")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def table(folder):
+    """Two kinds of rows, told by numbers and by categories."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=300)
+    frame = pl.DataFrame(
+        {
+            "id": [f"row {i}" for i in range(300)],
+            "size": rng.normal(size=300) + 3 * kind,
+            "color": np.where(rng.random(300) < 0.9, kind, 1 - kind).astype(str),
+            "class": np.array(["oak", "elm"])[kind],
+        }
+    ).with_columns(color=pl.col("color").replace({"0": "red", "1": "blue"}))
+    frame.write_csv(folder / "trees.csv")
+    return folder / "trees.csv"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def fails(*arguments):
+    """What is said on standard error, with exit status 2."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as raised:
+        patch.setattr(sys, "argv", ["mixnoise", *map(str, arguments)])
+        patch.setattr(sys, "stderr", said)
+        main()
+    assert raised.value.code == 2
+    return said.getvalue()
+
+
+def pretrained(table, *more):
+    return run("pretrain", table.name, "--label", "class", *QUICK, *more)
+
+
+def test_from_a_file_to_features(table, folder):
+    found = pretrained(table)
+    assert found.exit_code == 0
+    lines = [re.sub(r"  +", "|", line) for line in found.stdout.splitlines()]
+    assert lines[:2] == ["trees.csv: 300 rows", "class: not learned from"]
+    assert lines[2] == "column|taken for"
+    assert lines[3] == "id|left out|has no value twice, as names or identifiers"
+    assert lines[4].startswith("size|number|median 1.")
+    assert lines[5] == "color|category|2 values"
+    assert "mixnoise probe trees.csv --label class --run runs/trees" in found.stdout
+    made = {path.name for path in (folder / "runs" / "trees").iterdir()}
+    assert {"config.json", "metrics.csv", "encoder.safetensors", "report.html"} <= made
+
+    found = run("embed", "trees.csv", "--run", "runs/trees")
+    assert found.stdout == "trees-embedded.parquet: 300 rows, 16 features\n"
+    frame = pl.read_parquet(folder / "trees-embedded.parquet")
+    assert frame.columns == ["class", *(f"daclencoder{i}" for i in range(16))]
+    assert frame["class"].to_list() == pl.read_csv(table)["class"].to_list()
+    encoder = DACLEncoder.load(folder / "runs" / "trees" / "encoder.safetensors")
+    expected = encoder.transform(pl.read_csv(table).drop("class"))
+    np.testing.assert_allclose(frame.drop("class").to_numpy(), expected, atol=1e-6)
+
+    found = run("probe", "trees.csv", "--label", "class", "--run", "runs/trees", "--splits", "2")
+    rows = [re.split(r"  +", line) for line in found.stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == [
+        "Raw columns",
+        "Network before training",
+        "Network after training",
+        "Raw columns and network",
+    ]
+    assert all(80 < float(row[1].split(" ± ")[0]) <= 100 for row in rows)
+
+
+def test_the_same_seed_makes_the_same_features(table, folder):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pretrained(table, "--run", name, "--seed", seed)
+    a, b, c = (load_file(folder / name / "encoder.safetensors") for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["projector.1.weight"], c["projector.1.weight"])
+
+
+def test_new_rows_in_another_kind_of_file(table, folder):
+    pretrained(table)
+    # Another order of columns, no label, values that were never seen.
+    new = pl.DataFrame({"color": ["red", "green"], "size": [1.0, None], "id": ["x", "y"]})
+    new.write_ipc(folder / "new.feather")
+    run("embed", "new.feather", "--run", "runs/trees", "--output", "h.npy")
+    h = np.load(folder / "h.npy")
+    assert h.shape == (2, 16)
+    assert np.isfinite(h).all()
+    new.drop("size").write_parquet(folder / "less.parquet")
+    assert "less.parquet has no column 'size'" in fails(
+        "embed", "less.parquet", "--run", "runs/trees"
+    )
+
+
+def test_a_matrix(folder):
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=200)
+    np.savez(folder / "m.npz", X=rng.normal(size=(200, 4)) + y[:, None], y=y)
+    found = run("pretrain", "m.npz", "--label", "y", "--leave", "x3", *QUICK)
+    assert "y: not learned from\nx3: not learned from" in found.stdout
+    run("embed", "m.npz", "--run", "runs/m", "--output", "m.csv")
+    frame = pl.read_csv(folder / "m.csv")
+    assert frame.columns[:3] == ["y", "x3", "daclencoder0"]
+    found = run("probe", "m.npz", "--label", "y", "--run", "runs/m", "--labels-per-class", "5")
+    assert "Network after training" in found.stdout
+
+
+def test_rows_without_a_label_are_not_probed(folder):
+    lines = ["a,b,y", *(f"{i},{i % 7},{'uv'[i % 2] if i % 5 else ''}" for i in range(100))]
+    (folder / "t.csv").write_text("\n".join(lines))
+    run("pretrain", "t.csv", "--label", "y", *QUICK)
+    found = run("probe", "t.csv", "--label", "y", "--run", "runs/t")
+    assert "20 rows without a label are left out" in found.stdout
+
+
+def test_codes_of_categories(folder):
+    lines = ["code,size", *(f"{i % 4},{i}" for i in range(60))]
+    (folder / "t.csv").write_text("\n".join(lines))
+    found = run("pretrain", "t.csv", "--categorical", "code", *QUICK)
+    assert re.search(r"code +category +4 values", found.stdout)
+
+
+def test_info(table, folder):
+    pretrained(table)
+    text = run("info", "runs/trees").stdout
+    assert re.search(r"epochs +2 of at most 2", text)
+    assert re.search(r"validation_loss +\d", text)
+    found = json.loads(run("info", "runs/trees", "--json").stdout)
+    assert found["settings"]["arguments"]["batch_size"] == 64
+    assert found["settings"]["noise"]["numbers"]["name"] == "dacl+"
+    assert "is no folder of a run" in fails("info", ".")
+
+
+def test_errors_have_one_line_and_status_2(table, folder):
+    assert fails("pretrain", "no.csv") == "mixnoise: no.csv: no such file\n"
+    installed = subprocess.run([SCRIPT, "pretrain", "no.csv"], capture_output=True, text=True)
+    assert (installed.returncode, installed.stderr) == (2, "mixnoise: no.csv: no such file\n")
+    assert "has no column 'clas'; did you mean 'class'?" in fails(
+        "pretrain", "trees.csv", "--label", "clas"
+    )
+    assert "did you mean 'linear'" in fails("pretrain", "trees.csv", "--noise", "liner")
+    (folder / "bad.csv").write_text("a,b\n1,2\n3\n")
+    assert "mixnoise: bad.csv:3: 1 field in a table of 2 columns" in fails("pretrain", "bad.csv")
+    assert "runs/none is no folder that `mixnoise pretrain` made" in fails(
+        "embed", "trees.csv", "--run", "runs/none"
+    )
+    assert "Missing argument" in fails("pretrain")
+    assert "epochs" in fails("pretrain", "trees.csv", "--epochs", "many")
+    pretrained(table)
+    assert "already holds a run" in fails("pretrain", "trees.csv")
+
+
+# Settings in files.
+
+
+def test_settings_out_of_a_file(table, folder):
+    settings = "label: class\nepochs: 1  # a comment\nbatch-size: 64\nleave: [id]\ncomponents: 8\n"
+    (folder / "s.yaml").write_text(settings)
+    found = run("pretrain", "trees.csv", "--config", "s.yaml", "--epochs", "2")
+    assert "class: not learned from\nid: not learned from" in found.stdout
+    config = json.loads((folder / "runs/trees/config.json").read_text())
+    assert config["arguments"]["epochs"] == 2  # the command line wins
+    assert config["arguments"]["batch_size"] == 64
+    # The text is taken as it is written: `no` is a name here, not False.
+    (folder / "t.csv").write_text("no,yes,on\n" + "\n".join(f"{i},{-i},{i}" for i in range(20)))
+    (folder / "t.yaml").write_text("label: no\nleave: yes\nepochs: 1\ncomponents: 8\n")
+    found = run("pretrain", "t.csv", "--config", "t.yaml")
+    assert "no: not learned from\nyes: not learned from" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "epochs: 1\nepoch: 2\n",
+            "s.yaml:2:1: pretrain has no option 'epoch'; did you mean 'epochs'",
+        ),
+        ("epochs: many\n", "s.yaml:1:9: epochs: "),
+        ("seed: 1\nepochs:\n", "s.yaml:2:8: epochs: has no value"),
+        ("epochs: [1, 2]\n", "s.yaml:1:9: epochs: takes one value, got a list"),
+        ("leave: [{a: b}]\n", "s.yaml:1:8: leave: must be a list of values"),
+        ("epochs: 1\n\nepochs: 2\n", "s.yaml:3:1: 'epochs' stands here twice"),
+        ("epochs: 1\n label: [\n", "s.yaml:2:7: "),
+        ("- epochs\n", "s.yaml:1:1: there must be lines such as `epochs: 50`"),
+        ("config: other.yaml\n", "s.yaml:1:1: pretrain has no option 'config'"),
+    ],
+)
+def test_mistakes_in_settings_are_told_with_line_and_column(table, folder, text, message):
+    (folder / "s.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run("pretrain", "trees.csv", "--config", "s.yaml")
+
+
+def test_every_option_of_every_command_can_stand_in_a_file(folder):
+    from mixnoise.cli.settings import read_settings
+
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        options = {p.name: p for p in command.params if p.opts[0].startswith("--")}
+        if "config" not in options:
+            assert name in ("info", "noises", "check")  # which have nothing but --json
+            continue
+        for option in options.values():
+            if option.name in ("config", "help"):
+                continue
+            flag = option.opts[0].removeprefix("--")
+            texts = ["true", "3", "0.5", "digits"]
+            read = []
+            for text in texts:
+                (folder / "s.yaml").write_text(f"{flag}: {text}\n")
+                try:
+                    context = typer.Context(command, info_name=name)
+                    read.append(read_settings(folder / "s.yaml", context))
+                except ValueError:
+                    pass
+            assert read, flag
+            assert all(found.keys() == {option.name} for found in read)
+
+
+def test_settings_that_are_not_there(table):
+    assert "--config: none.yaml: No such file" in fails(
+        "pretrain", "trees.csv", "--config", "none.yaml"
+    )
+
+
+# Interruptions.
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(table, folder, signum):
+    arguments = ["pretrain", "trees.csv", "--label", "class", *QUICK, "--patience", "0"]
+    arguments[arguments.index("--epochs") + 1] = "40"
+    # Slow enough to be met in the middle.
+    code = (
+        "import sys, time, mixnoise.loop as loop\n"
+        "step = loop.Loop.take_step\n"
+        "loop.Loop.take_step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
+        f"sys.argv = {['mixnoise', *arguments, '--run', 'cut']!r}\n"
+        "from mixnoise.cli import main\n"
+        "main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "cut" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signum)
+    text = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    advice = re.search(r"interrupted; go on with: mixnoise (pretrain .* --resume)\n", text)
+    assert advice, text
+    assert not (folder / "cut" / "encoder.safetensors").exists()
+    found = fails("embed", "trees.csv", "--run", "cut")
+    assert "cut has not come to its end: `mixnoise pretrain ... --resume`" in found
+    if signum == signal.SIGTERM:
+        return
+    # In this process, with as many threads.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    run(*arguments, "--run", "whole")
+    run(*shlex.split(advice[1]))
+    files = (folder / name / "encoder.safetensors" for name in ("whole", "cut"))
+    encoders = [DACLEncoder.load(file) for file in files]
+    X = pl.read_csv(table).drop("class")
+    np.testing.assert_array_equal(*(encoder.transform(X) for encoder in encoders))
+
+
+# Others.
+
+
+def test_bench_compares_in_turns():
+    found = run("bench", "--rows", "64", "--columns", "8")
+    lines = found.stdout.splitlines()
+    assert lines[0].startswith("64 x 8 float32 on ")
+    assert [re.split("  +", line)[0] for line in lines[2:]] == [
+        "two views, linear",
+        "two views, geometric",
+        "two views, binary",
+        "NT-Xent, forward and backward",
+    ]
+    assert all(re.search(r"[\d.]+ ms +[\d.]+ ms +[\d.]+x$", line) for line in lines[2:])
+
+
+def test_demo_is_the_demonstration(monkeypatch):
+    from mixnoise import demo
+
+    called = []
+    monkeypatch.setattr(demo, "main", called.append)
+    run("demo", "--data", "fashion-mnist", "--seeds", "1", "--output", "a")
+    assert called == [["--data", "fashion-mnist", "--seeds", "1", "--output", "a"]]
+
+
+def test_help_teaches():
+    text = run("--help").stdout
+    assert "mixnoise pretrain TABLE.csv --label COLUMN" in text
+    for command in ("pretrain", "embed", "probe", "info", "demo", "bench", "noises", "check"):
+        assert run(command, "--help").exit_code == 0
+        assert command in text

@@ -1,0 +1,158 @@
+"""Tables in files, and what is wrong with them."""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from pyarrow import feather, parquet
+
+from mixnoise.tabular.files import read_table, write_table
+from mixnoise.tabular.tables import FrameTable
+
+TEXT = "age,job,born\n30,baker,2020-01-02\n?, smith ,2021-03-04\n41.5,NA,\n"
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".CSV"])
+def test_text(tmp_path, suffix):
+    separator = "\t" if suffix == ".tsv" else ","
+    table = read_table(write(tmp_path / f"t{suffix}", TEXT.replace(",", separator)))
+    assert table.names == ["age", "job", "born"]
+    assert table.n_rows == 3
+    assert table.values("job").tolist() == ["baker", "smith", None]
+    np.testing.assert_array_equal(table.values("age"), [30, np.nan, 41.5])
+    kinds = FrameTable(table.without([])).kinds
+    assert kinds == ["number", "category", "date"]
+
+
+def test_a_first_line_with_numbers_has_no_names(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", "1,a\n2,b\n"))
+    assert table.names == ["x0", "x1"]
+    assert table.n_rows == 2
+    assert read_table(write(tmp_path / "u.csv", '"x 1",nan\n2,b\n')).names == ["x 1", "nan"]
+    # And a mark at the start that Windows leaves there is no part of a name.
+    assert read_table(write(tmp_path / "v.csv", b"\xef\xbb\xbfa,b\n1,2\n")).names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "a,b\n1,2\n3\n4,5\n", r"t\.csv:3: 1 field in a table of 2 columns"),
+        ("t.csv", "a,b\n1,2\n3,4,5\n", r"t\.csv:3: 3 fields in a table of 2 columns"),
+        ("t.csv", 'a,b\n"x\ny",2\n3\n', r"t\.csv:4: 1 field"),
+        ("t.csv", "a,a\n1,2\n", r"t\.csv:1: two columns are called 'a'"),
+        ("t.csv", "", "the file is empty"),
+        ("t.csv", "a,b\n", "the table has 0 rows"),
+        ("t.csv", b"a,b\n\xff\xfe,2\n", "column 'a' is not UTF-8 text"),
+        ("t.txt", "a", r"tables are read from \.csv, \.tsv, .* files, got \.txt"),
+        ("t", "a", "got no suffix"),
+        ("t.parquet", "PAR1 no", "not a whole parquet file"),
+        ("t.feather", "no", "not a whole feather file"),
+        ("t.npy", "no", "not a whole file of numpy arrays"),
+        ("t.npz", "no", "not a whole file of numpy arrays"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_table(write(tmp_path / name, content))
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"t\.csv: no such file"):
+        read_table(tmp_path / "t.csv")
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [10, 300])
+def test_truncated_binary_files(tmp_path, cut):
+    table = pa.table({"a": np.arange(100.0)})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    feather.write_feather(table, tmp_path / "t.feather", compression="uncompressed")
+    np.save(tmp_path / "t.npy", np.ones((50, 2)))
+    np.savez(tmp_path / "t.npz", np.ones((50, 2)))
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-cut])
+        with pytest.raises(ValueError, match="not a whole"):
+            read_table(file)
+
+
+def test_a_mistake_in_a_column_of_numbers(tmp_path):
+    lines = [f"{i},x{i % 3}" for i in range(40)]
+    lines[17] = "l7,x0"
+    path = write(tmp_path / "t.csv", "\n".join(["size,kind", *lines]))
+    table = read_table(path)
+    with pytest.raises(
+        ValueError, match=r"t\.csv:19: column 'size': 'l7' is not a number, as 39 of"
+    ):
+        table.check_numbers([])
+    table.check_numbers(["size"])
+    # Without names lines start at 1, and in binary files there are only rows.
+    bare = read_table(write(tmp_path / "u.csv", "\n".join(["7,x1", *lines])))
+    with pytest.raises(ValueError, match=r"u\.csv:19: column 'x0'"):
+        bare.check_numbers([])
+    for make in (pl.DataFrame, pl.DataFrame.to_pandas):
+        frame = pl.DataFrame({"size": [line.split(",")[0] for line in lines]})
+        target = tmp_path / "t.parquet"
+        frame.write_parquet(target) if make is pl.DataFrame else make(frame).to_parquet(target)
+        with pytest.raises(ValueError, match=r"t\.parquet:row 18: column 'size': 'l7'"):
+            read_table(target).check_numbers([])
+    # Codes that are seldom numbers are none.
+    read_table(write(tmp_path / "v.csv", "a,b\nx,1\n7,2\ny,3\n")).check_numbers([])
+
+
+def test_columns_by_name(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", TEXT))
+    with pytest.raises(
+        ValueError, match=r"--label: .*t\.csv has no column 'jop'; did you mean 'job'"
+    ):
+        table.check_names("--label", ["jop"])
+    assert table.without(["job"]).column_names == ["age", "born"]
+
+
+def test_arrays(tmp_path):
+    x, y = np.arange(12.0).reshape(4, 3), np.array(["a", "b", "a", "b"])
+    np.save(tmp_path / "x.npy", x)
+    table = read_table(tmp_path / "x.npy")
+    assert table.names == ["x0", "x1", "x2"]
+    np.testing.assert_array_equal(table.without(["x1"]), x[:, [0, 2]])
+    np.testing.assert_array_equal(table.values("x2"), x[:, 2])
+    np.savez(tmp_path / "xy.npz", X=x, y=y, about=np.array("text"))
+    table = read_table(tmp_path / "xy.npz")
+    assert table.names == ["x0", "x1", "x2", "y"]
+    assert table.values("y").tolist() == list(y)
+    np.testing.assert_array_equal(table.without(["y"]), x)
+    for wrong, message in (
+        ({"a": x, "b": x}, "one matrix of shape"),
+        ({"a": y}, "one matrix of shape"),
+        ({"a": y[:, None]}, "a must hold numbers, got <U1"),
+        ({"a": np.array([[None]], dtype=object)}, "not a whole file|Object arrays"),
+    ):
+        np.savez(tmp_path / "w.npz", **wrong)
+        with pytest.raises(ValueError, match=message):
+            read_table(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("name", ["h.parquet", "h.feather", "h.csv", "h.tsv"])
+def test_features_are_read_back(tmp_path, name):
+    features = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    beside = {"label": np.array(["a", None, "b", "a", "c"], dtype=object)}
+    path = tmp_path / "new" / name
+    write_table(path, beside, features, ["f0", "f1"])
+    table = read_table(path)
+    assert table.names == ["label", "f0", "f1"]
+    assert table.values("label").tolist() == ["a", None, "b", "a", "c"]
+    np.testing.assert_allclose(table.values("f1"), features[:, 1], rtol=1e-6)
+    assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+def test_features_as_an_array_and_as_nothing_known(tmp_path):
+    features = np.ones((5, 2), np.float32)
+    write_table(tmp_path / "h.npy", {}, features, ["f0", "f1"])
+    np.testing.assert_array_equal(np.load(tmp_path / "h.npy"), features)
+    with pytest.raises(ValueError, match=r"--output: features are written to .*, got .*h\.xls"):
+        write_table(tmp_path / "h.xls", {}, features, ["f0", "f1"])
