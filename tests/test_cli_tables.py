@@ -56,10 +56,11 @@ def run(*arguments):
 def fails(*arguments):
     """What is said on standard error, with exit status 2."""
     said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as raised:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mixnoise", *map(str, arguments)])
         patch.setattr(sys, "stderr", said)
-        main()
+        with pytest.raises(SystemExit) as raised:
+            main()
     assert raised.value.code == 2
     return said.getvalue()
 
