@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch Geometric")
 
-from benchmarks.paper import cells, tables, tabular
-from benchmarks.paper.cells import Cell
+from benchmarks import cells
+from benchmarks.cells import Cell
+from benchmarks.paper import tables, tabular
 from mixnoise.datasets import load_digits
 
 
@@ -92,7 +93,7 @@ def test_search_and_every_row(results, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             tabular.main(["--data", "digits", "--search"])
     tabular.main(["--data", "digits", "--search"])
-    kept = json.loads((results / "tabular-search" / "digits-paper.json").read_text())
+    kept = json.loads((results / "paper" / "tabular-search" / "digits-paper.json").read_text())
     assert [entry["row"] for entry in kept["tried"]] == [m for m in tabular.METHODS for _ in "ab"]
     assert [entry["accuracy"] for entry in kept["tried"]][:3] == probed
     assert kept["space"].keys() == set(tabular.METHODS)
@@ -104,7 +105,10 @@ def test_search_and_every_row(results, monkeypatch):
             assert chosen.noise == kept["space"][row][expected]["noise"]
 
     tabular.main(["--data", "digits", "--seeds", "2"])
-    made = {path.stem: json.loads(path.read_text()) for path in (results / "tabular").iterdir()}
+    made = {
+        path.stem: json.loads(path.read_text())
+        for path in (results / "paper" / "tabular").iterdir()
+    }
     chosen = [
         f"digits-{slug}-{choice.name}"
         for row, slug in zip(tabular.METHODS, ("gaussian-noise", "dacl", "dacl-plus"), strict=True)
@@ -147,7 +151,7 @@ def test_each_best_network_stands_beside_itself_untrained(results):
     tabular.main(["--data", "digits", "--seeds", "1", "--network", "best"])
     table = tabular.TABLES["digits"]
     chosen = {c.network for row in tabular.METHODS for c in tabular.chosen(table, "best", row)}
-    untrained = {path.stem for path in (results / "tabular").glob("*no-pre-training*")}
+    untrained = {path.stem for path in (results / "paper" / "tabular").glob("*no-pre-training*")}
     assert untrained == {f"digits-no-pre-training-{n.depth}x{n.width}" for n in chosen}
     text = tables.tabular("digits", "best")
     assert all(f"| No pre-training ({n.depth} x {n.width}) |" in text for n in chosen)
@@ -161,8 +165,8 @@ def test_another_size_has_results_of_its_own(results, capsys):
     assert "another size needs a --folder of its own" in capsys.readouterr().err
     tabular.main([*size, "--folder", "small", "--search"])
     tabular.main([*size, "--folder", "small", "--rows", "DACL", "--seeds", "1"])
-    assert {path.name for path in results.iterdir()} == {"small-search", "small"}
-    (made,) = (results / "small").glob("digits-dacl-*.json")
+    assert {path.name for path in (results / "paper").iterdir()} == {"small-search", "small"}
+    (made,) = (results / "paper" / "small").glob("digits-dacl-*.json")
     settings = json.loads(made.read_text())["settings"]
     assert settings["network"] == {"depth": 12, "width": 8}
     assert settings["pretrain"] == {"epochs": 1, "batch_size": 256, "optimizer": "lars"}

@@ -10,7 +10,8 @@ pytest.importorskip("torch_geometric", reason="graphs need PyTorch Geometric")
 
 from torch_geometric.data import Batch, Data
 
-from benchmarks.paper import cells, graphs, tables
+from benchmarks import cells
+from benchmarks.paper import graphs, tables
 from benchmarks.paper.graph_networks import GIN, InfoGraph
 from mixnoise.datasets import load_tu_graphs, tu_graphs
 from mixnoise.datasets.files import folders

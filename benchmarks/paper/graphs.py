@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
-from benchmarks.paper.cells import Cell
+from benchmarks.cells import Cell
 from benchmarks.paper.graph_networks import GIN, InfoGraph, projector
 from mixnoise import DACL, get_noise
 from mixnoise.datasets import load_tu_graphs
@@ -170,7 +170,7 @@ def cell(data: str, row: str, size: Size) -> Cell:
         "batch_size": size.batch_size,
         "space": space(row),
     }
-    return Cell("graphs", f"{data}-{size.depth}x{size.width}-{size.epochs}-{slug}", settings)
+    return Cell("paper/graphs", f"{data}-{size.depth}x{size.width}-{size.epochs}-{slug}", settings)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cells import Cell
 from benchmarks.paper import graphs
-from benchmarks.paper.cells import Cell
 from benchmarks.paper.tabular import (
     METHODS,
     ROWS,

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import cells
+from benchmarks.cells import Cell
 from benchmarks.machine import describe
-from benchmarks.paper import cells
-from benchmarks.paper.cells import Cell
 from mixnoise import linear_probe
 from mixnoise.datasets import Split, load_adult, load_cifar10, load_fashion_mnist, load_keel
 from mixnoise.demo import (
@@ -70,7 +70,7 @@ class Table:
     classifier: str  # with all labels
     low: float | str  # of geometric mixup
     search_rows: int  # at most, for pre-training and its probes
-    folder: str = "tabular"  # of the results
+    folder: str = "paper/tabular"  # of the results
 
 
 def _pixels(name: str, load: Callable[..., Split], width: int, epochs: int) -> Table:
@@ -338,7 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         table = replace(
             table,
             pretrain={**table.pretrain, **changed},
-            folder=options.folder or table.folder,
+            folder=f"paper/{options.folder}" if options.folder else table.folder,
         )
         if options.width:
             table = replace(table, networks={"paper": (Network(12, options.width),)})

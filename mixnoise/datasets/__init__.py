@@ -4,7 +4,7 @@ A file a set. They are looked for in ``$MIXNOISE_DATA``, by default ``~/.cache/m
 missing or is not what its authors published is a ValueError that says how to get it.
 """
 
-from mixnoise.datasets.adult import load_adult
+from mixnoise.datasets.adult import load_adult, load_adult_table
 from mixnoise.datasets.cifar10 import load_cifar10
 from mixnoise.datasets.digits import load_digits
 from mixnoise.datasets.fashion_mnist import load_fashion_mnist
@@ -15,6 +15,7 @@ from mixnoise.datasets.tu_graphs import load_tu_graphs
 __all__ = [
     "Split",
     "load_adult",
+    "load_adult_table",
     "load_cifar10",
     "load_digits",
     "load_fashion_mnist",

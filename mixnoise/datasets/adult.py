@@ -14,8 +14,14 @@ _HOW_TO_GET_IT = (
     "$MIXNOISE_DATA/tabular (by default ~/.cache/mixnoise/tabular)"
 )
 _N_VALUES = 15
-_NUMERIC = (0, 2, 4, 10, 11, 12)  # age, fnlwgt, education-num, capital-gain, -loss, hours-per-week
+_NAMES = (
+    *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation"),
+    *("relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week"),
+    "native-country",
+)
+_NUMERIC = (0, 2, 4, 10, 11, 12)
 _SKEWED = (3, 4)  # of these, capital gain and loss: 0 for nine in ten, up to 99,999
+_FILES = {"train": ("adult.data", 32_561), "test": ("adult.test", 16_281)}
 _ABOVE_50K = {"train": 7841, "test": 3846}
 
 
@@ -32,18 +38,52 @@ def load_adult(validation: bool = False) -> Split:
     Raises:
         ValueError: a file is missing, truncated or altered.
     """
-    x_train, y_train = _read("train", "adult.data", 32_561)
-    x_test, y_test = _read("test", "adult.test", 16_281)
+    x_train, y_train = _numeric("train")
+    x_test, y_test = _numeric("test")
     return standardised(make_split(x_train, y_train, x_test, y_test, 0.25 if validation else None))
 
 
-def _read(part: str, plain: str, n_rows: int) -> tuple[Any, Any]:
+def load_adult_table() -> tuple[dict[str, Any], Any]:
+    """All 14 columns of Adult as they are, of all 48,842 rows: the training rows, then the others.
+
+    Read from the same files as :func:`load_adult`.
+
+    Returns:
+        Names to arrays, float64 or of text with None where a value is missing; the labels, 1 above
+        50,000 dollars.
+
+    Raises:
+        ValueError: a file is missing, truncated or altered.
+    """
+    rows, labels = zip(_read("train"), _read("test"), strict=True)
+    columns: dict[str, Any] = {}
+    for i, name in enumerate(_NAMES):
+        values = [row[i] for part in rows for row in part]
+        if i in _NUMERIC:
+            columns[name] = np.array(values, np.float64)
+        else:
+            columns[name] = np.array([None if v == "?" else v for v in values], object)
+    return columns, np.concatenate(labels)
+
+
+def _numeric(part: str) -> tuple[Any, Any]:
+    rows, y = _read(part)
+    x = np.array([[row[i] for i in _NUMERIC] for row in rows], np.float32)
+    x[:, _SKEWED] = np.log1p(x[:, _SKEWED])
+    return x, y
+
+
+def _read(part: str) -> tuple[list[list[str]], Any]:
+    """The rows of a part as text, and its labels."""
+    plain, n_rows = _FILES[part]
     folder = next(folders("tabular"))
     path = first_that_exists([folder / plain, folder / "adult.tar.xz"], _HOW_TO_GET_IT)
     lines = read_lines(path, f"adult-{part}.csv", _HOW_TO_GET_IT)
     rows = comma_separated(lines, str(path), n_rows, _N_VALUES)
     try:
-        x = np.array([[row[i] for i in _NUMERIC] for row in rows], np.float32)
+        for row in rows:
+            for i in _NUMERIC:
+                float(row[i])
     except ValueError as error:
         raise ValueError(f"{path} was altered: {error}; {_HOW_TO_GET_IT}") from error
     y = np.array([row[-1].startswith(">50K") for row in rows], np.int64)
@@ -52,5 +92,4 @@ def _read(part: str, plain: str, n_rows: int) -> tuple[Any, Any]:
             f"{path} was altered: {_ABOVE_50K[part]:,} of its {part} rows must be above 50K, got "
             f"{y.sum():,}; {_HOW_TO_GET_IT}"
         )
-    x[:, _SKEWED] = np.log1p(x[:, _SKEWED])
-    return x, y
+    return rows, y

@@ -1,5 +1,5 @@
-"""Cells of the paper's tables: a JSON file each, filled seed by seed, so that what was interrupted
-goes on with what is missing."""
+"""Cells of tables that take long: a JSON file each, filled seed by seed, so that what was
+interrupted goes on with what is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.machine import describe
 
-RESULTS = Path(__file__).parent.parent / "results" / "paper"
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
