@@ -151,7 +151,9 @@ def knn_probe(
     sorted order wins.
 
     Args:
-        encoder, train, test: as for :func:`linear_probe`; both sets are pairs.
+        encoder: as for :func:`linear_probe`.
+        train: a pair of rows and labels.
+        test: another.
         k: neighbours that vote, >= 1; all rows vote if there are fewer.
 
     Returns:

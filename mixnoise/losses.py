@@ -11,10 +11,13 @@ class NTXentLoss(nn.Module):
     """:func:`mixnoise.nt_xent` with its settings, as a module.
 
     Args:
-        temperature, reduction, precision, group, backend: as for :func:`mixnoise.nt_xent`. A
-            ``nn.Parameter`` as temperature becomes a parameter of this module, another tensor a
-            buffer. "world" as group is looked up when the module is called, so that it may be made
+        temperature: as for :func:`mixnoise.nt_xent`. A ``nn.Parameter`` becomes a parameter of this
+            module, another tensor a buffer.
+        reduction: as there.
+        precision: as there.
+        group: as there. "world" is looked up when the module is called, so that it may be made
             before the processes know of each other.
+        backend: as there.
 
     Example:
         >>> import torch

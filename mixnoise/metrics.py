@@ -35,7 +35,8 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
     """Mean squared distance of positives on the unit sphere, in [0, 4]; lower is closer.
 
     Args:
-        z1, z2: two views' representations, ``(N, D)``, not yet normalised.
+        z1: the representations of one view, ``(N, D)``, not yet normalised.
+        z2: those of the other, in the same order.
 
     Example:
         >>> import torch

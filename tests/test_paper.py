@@ -11,6 +11,7 @@ pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch G
 from benchmarks import cells
 from benchmarks.cells import Cell
 from benchmarks.paper import tables, tabular
+from benchmarks.tables import fill_one
 from mixnoise.datasets import load_digits
 
 
@@ -184,3 +185,5 @@ def test_the_document_is_up_to_date(monkeypatch):
     monkeypatch.undo()
     document = tables.DOCUMENT.read_text()
     assert tables.fill(document) == document
+    choosing = tables.CHOOSING.read_text()
+    assert fill_one(choosing, "chosen", tables.chosen()) == choosing

@@ -1,6 +1,7 @@
-"""The tables of docs/paper.md, out of the cells: ``python -m benchmarks.paper.tables [--check]``.
+"""The tables of docs/paper.md and docs/choosing.md, out of the cells.
 
-Without ``--check`` it draws docs/paper-epochs.png, too. What nobody ran stays empty.
+``python -m benchmarks.paper.tables`` writes them, and draws docs/paper-epochs.png; with ``--check`` it
+only says whether they are up to date. What nobody ran stays empty.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from benchmarks.paper.tabular import (
     Choice,
     best,
     cells_of,
+    tried,
 )
 from benchmarks.tables import ROOT, fill_one, table
 
 DOCUMENT = ROOT / "docs" / "paper.md"
+CHOOSING = ROOT / "docs" / "choosing.md"
 PICTURE = ROOT / "docs" / "paper-epochs.png"
 NETWORKS = ("paper", "best")
 # Verma et al., ICML 2021: a linear classifier with all labels.
@@ -132,6 +135,32 @@ def _source(data: str, network: str, used: list[Cell]) -> str:
     )
 
 
+def chosen() -> str:
+    """What was best on the validation rows, and how much the worst setting loses."""
+    lines = []
+    for data, table_of in TABLES.items():
+        for network in NETWORKS:
+            found = tried(table_of, network)
+            if any(len([e for e in found if e["row"] == row]) < 6 for row in METHODS):
+                continue
+            for column in (0, len(table_of.labels_per_class) - 1):
+                n = table_of.labels_per_class[column]
+                labels = f"{n} labels a class" if n else "all labels"
+                layers = table_of.networks["paper"][0].depth if network == "paper" else "1 to 4"
+                cells_of_row = [_best_and_worst(found, row, column) for row in METHODS]
+                lines.append([f"{data}, {layers} layers, {labels}", *cells_of_row])
+    return table(["Validation accuracy in %", *METHODS], lines)
+
+
+def _best_and_worst(found: list[dict[str, Any]], row: str, column: int) -> str:
+    entries = sorted((e for e in found if e["row"] == row), key=lambda e: e["accuracy"][column])
+    worst, best_one = entries[0], entries[-1]
+    noise = best_one["noise"]
+    strength = f"sigma {noise['sigma']}" if "sigma" in noise else f"alpha {noise['alpha']}"
+    best_of, worst_of = best_one["accuracy"][column], worst["accuracy"][column]
+    return f"{best_of:.1f} ({strength}, t {best_one['temperature']}), worst {worst_of:.1f}"
+
+
 def machines(runs: list[dict[str, Any]]) -> str:
     """Processors, versions, commits and dates of some runs; each once."""
 
@@ -224,11 +253,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if out of date")
     check = parser.parse_args().check
-    before = DOCUMENT.read_text()
-    after = fill(before)
+    before = DOCUMENT.read_text(), CHOOSING.read_text()
+    after = fill(before[0]), fill_one(before[1], "chosen", chosen())
     if check:
         return int(before != after)
-    DOCUMENT.write_text(after)
+    DOCUMENT.write_text(after[0])
+    CHOOSING.write_text(after[1])
     plot_epochs(PICTURE)
     return 0
 

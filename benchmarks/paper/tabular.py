@@ -176,12 +176,12 @@ def choices(table: Table, network: str, row: str) -> Iterator[Choice]:
 
 def search(table: Table, network: str) -> None:
     """Every choice of every method by its probes on the validation split, with one seed."""
-    tried = _tried(table, network)
+    found = tried(table, network)
     split = table.load(validation=True)
     some = slice(table.search_rows)
     split = replace(split, x_train=split.x_train[some], y_train=split.y_train[some])
     space = {row: [asdict(choice) for choice in choices(table, network, row)] for row in METHODS}
-    done = [{key: e[key] for key in ("row", "network", "noise", "temperature")} for e in tried]
+    done = [{key: e[key] for key in ("row", "network", "noise", "temperature")} for e in found]
     settings = {"rows": len(split.x_train), "pretrain": table.pretrain}
     for row in METHODS:
         for choice in choices(table, network, row):
@@ -191,8 +191,8 @@ def search(table: Table, network: str) -> None:
             trained = experiment(table, choice.network)
             encoder, _ = pretrained(trained, split, choice.method, _SEARCH_SEED)
             accuracy = probe(table, encoder, split, _SEARCH_SEED)
-            tried.append({**entry, "accuracy": accuracy})
-            content = {"machine": describe(), "settings": settings, "space": space, "tried": tried}
+            found.append({**entry, "accuracy": accuracy})
+            content = {"machine": describe(), "settings": settings, "space": space, "tried": found}
             cells.write(_search_path(table, network), content)
             print(table.name, entry, accuracy, flush=True)
 
@@ -203,7 +203,7 @@ def best(table: Table, network: str, row: str, labels: int | None) -> Choice:
     Raises:
         ValueError: some were not tried.
     """
-    found = [entry for entry in _tried(table, network) if entry["row"] == row]
+    found = [entry for entry in tried(table, network) if entry["row"] == row]
     if len(found) < len(list(choices(table, network, row))):
         raise ValueError(
             f"no settings are chosen for {row}: run "
@@ -218,7 +218,8 @@ def _search_path(table: Table, network: str) -> Path:
     return cells.RESULTS / f"{table.folder}-search" / f"{table.name}-{network}.json"
 
 
-def _tried(table: Table, network: str) -> list[dict[str, Any]]:
+def tried(table: Table, network: str) -> list[dict[str, Any]]:
+    """Every setting, with its accuracies on the validation rows."""
     path = _search_path(table, network)
     return json.loads(path.read_text())["tried"] if path.exists() else []
 
