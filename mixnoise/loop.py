@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _INDICES_NAMED = 8
+_LOSSES_AT_FIRST = 1024
 _END = object()
 
 
@@ -83,7 +84,8 @@ class Loop:
         self.step = self.saved_step = 0
         # Of the epoch so far: means over all processes, and this one's own since the last look.
         self.losses = torch.empty(0)
-        self.unseen: list[Tensor] = []
+        self.unseen = torch.empty(_LOSSES_AT_FIRST, device=self.accelerator.device)
+        self.n_unseen = 0
         self.stop = False  # what all processes have agreed on
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
         self.takes_anything = isinstance(self.model.noise, Hidden)
@@ -206,8 +208,16 @@ class Loop:
             accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        self.unseen.append(loss.detach().float())
+        self.keep_in_mind(loss)
         self.step += 1
+
+    def keep_in_mind(self, loss: Tensor) -> None:
+        """For the next look. In one tensor, since a small one for each step would stay between the
+        large ones that come and go, and the process would grow with every step."""
+        if self.n_unseen == len(self.unseen):
+            self.unseen = torch.cat((self.unseen, torch.empty_like(self.unseen)))
+        self.unseen[self.n_unseen] = loss.detach()
+        self.n_unseen += 1
 
     def look(self) -> None:
         """Whether the losses since the last look, and the parameters that they led to, are finite.
@@ -217,17 +227,18 @@ class Loop:
         have to be waited for.
         """
         sound = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
-        values = torch.stack([*self.unseen, torch.where(sound, 0.0, math.nan).float()])
+        unseen = self.unseen[: self.n_unseen]
+        values = torch.cat((unseen, torch.where(sound, 0.0, math.nan).to(unseen)[None]))
         values = self.accelerator.reduce(values, "mean").cpu()
         if not values.isfinite().all():
             bad = int((~values.isfinite()).nonzero()[0])
-            if bad < len(self.unseen):
-                others = self.agreement is not None and self.unseen[bad].isfinite()
+            if bad < len(unseen):
+                others = self.agreement is not None and unseen[bad].isfinite()
                 whose = "the loss of another process" if others else "the loss"
                 what = f"{whose} became {values[bad].item()}"
             else:  # after the last step, or the next loss would have told
                 what, bad = "a parameter became NaN or infinite", bad - 1
-            step = self.step - len(self.unseen) + bad
+            step = self.step - len(unseen) + bad
             indices = self.batches.rows(self.epoch_seed(), len(self.losses) + bad)
             rows = ""
             if indices is not None:
@@ -237,7 +248,7 @@ class Loop:
             message = f"{what} at step {step}{rows}{self.newest_checkpoint()}"
             raise LossNotFinite(message, step, indices)
         self.losses = torch.cat((self.losses, values[:-1]))
-        self.unseen = []
+        self.n_unseen = 0
 
     def finish_epoch(self, optimizer: Any, inputs: Inputs, progress: Progress) -> None:
         self.look()

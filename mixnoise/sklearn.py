@@ -119,7 +119,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         n_layers: int = 2,
         noise: str | Noise = "dacl+",
         alpha: float = 0.7,
-        temperature: float = 0.2,
+        temperature: float = 0.5,
         batch_size: int = 512,
         max_iter: int = 100,
         learning_rate: float = 1e-3,

@@ -1,6 +1,6 @@
 """The tables of docs/paper.md and docs/choosing.md, out of the cells.
 
-``python -m benchmarks.paper.tables`` writes them, and draws docs/paper-epochs.png; with ``--check`` it
+``python -m benchmarks.paper.tables`` writes them and draws docs/paper-epochs.png; ``--check``
 only says whether they are up to date. What nobody ran stays empty.
 """
 

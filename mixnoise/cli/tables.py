@@ -57,7 +57,7 @@ def pretrain(
     alpha: Annotated[
         float, typer.Option(help="Lower end of the share of a row that stays its own, 0 to 1.")
     ] = 0.7,
-    temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.2,
+    temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.5,
     components: Annotated[int, typer.Option(help="Features that come out.")] = 128,
     layers: Annotated[int, typer.Option(help="Of the network.")] = 2,
     epochs: Annotated[int, typer.Option(help="Passes over the rows, at most.")] = 100,

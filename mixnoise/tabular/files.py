@@ -17,6 +17,7 @@ SUFFIXES = (*SEPARATORS, ".parquet", *FEATHER, ".npy", ".npz")
 WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 # Where so many values of a column are numbers, the others are mistakes.
 _MOSTLY = 0.9
+_COLUMNS_AT_A_TIME = 8
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None"]
 
@@ -223,11 +224,23 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
     from pyarrow import feather, parquet
 
     try:
-        table = parquet.read_table(path) if suffix == ".parquet" else feather.read_table(path)
+        if suffix == ".parquet":
+            return TableFile(path, _read_parquet(parquet.ParquetFile(path)))
+        table = feather.read_table(path)
     except (pa.ArrowException, OSError) as error:
         kind = "parquet" if suffix == ".parquet" else "feather"
         raise ValueError(f"{path}: not a whole {kind} file: {error}") from error
     return TableFile(path, dict(zip(table.column_names, table.columns, strict=True)))
+
+
+def _read_parquet(file: Any) -> dict[str, Any]:
+    """Some columns at a time: all at once would take the memory of the table twice."""
+    names: list[str] = file.schema_arrow.names
+    columns: dict[str, Any] = {}
+    for start in range(0, len(names), _COLUMNS_AT_A_TIME):
+        some = file.read(names[start : start + _COLUMNS_AT_A_TIME])
+        columns.update(zip(some.column_names, some.columns, strict=True))
+    return columns
 
 
 def _read_numpy(path: Path) -> TableFile:
