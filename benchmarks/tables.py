@@ -230,6 +230,51 @@ def scaling_limit(result: dict[str, Any]) -> str:
     )
 
 
+def large_tables(result: dict[str, Any]) -> str:
+    rows = []
+    for case in result["cases"]:
+        above = case["peak_bytes"] - result["small_bytes"]
+        cells = [
+            _mib(case["data_bytes"]),
+            f"{case['training_seconds'] / result['epochs']:.1f} s",
+            _mib(above),
+            f"{above / case['data_bytes']:.1f}",
+        ]
+        rows.append([f"{case['rows']:,} x {case['columns']}", *cells])
+    head = ["float32 from parquet", "data", "an epoch", "peak memory", "times the data"]
+    return (
+        f"{table(head, rows)}\n\n"
+        "`mixnoise pretrain` with its defaults. Memory is the peak of the process above that of "
+        f"the same command on 2,000 rows, which takes {_mib(result['small_bytes'])}, most of it "
+        f"libraries. {source(result)}"
+    )
+
+
+def estimator(result: dict[str, Any]) -> str:
+    """Of a data set: a line for each number of labels and classifier."""
+    runs, rows = result["runs"], []
+    for n in result["settings"]["labels"]:
+        for classifier in runs[0][str(n)]:
+            columns = list(zip(*(run[str(n)][classifier] for run in runs), strict=True))
+            cells = [f"{statistics.mean(c):.1f} ± {statistics.stdev(c):.1f}" for c in columns]
+            gains = [both - raw for raw, _, both in zip(*columns, strict=True)]
+            error = statistics.stdev(gains) / len(gains) ** 0.5
+            gain = f"{statistics.mean(gains):+.1f} ± {error:.1f}"
+            rows.append([f"{n:,}, {classifier}", *cells, gain])
+    labels = "labels in all" if result["settings"]["data"] == "adult" else "labels a class"
+    head = [labels, "raw columns", "features", "raw and features", "gain of both over raw"]
+    machine = runs[-1]["machine"]
+    commits = ", ".join(sorted({run["machine"]["commit"] for run in runs}))
+    return (
+        f"{table(head, rows)}\n\n"
+        f"Test accuracy in %, mean ± standard deviation over {len(runs)} splits; gains are paired, "
+        "with their standard error. "
+        f"`python -m benchmarks.estimator --data {result['settings']['data']}`, "
+        f"{machine['processor']}, {machine['threads']} thread, torch {machine['torch']}, Python "
+        f"{machine['python']}, commit {commits}, {machine['date']}."
+    )
+
+
 Tables = dict[str, tuple[str, Callable[[dict[str, Any]], str]]]
 
 #: Name in the document: results file, and what makes the table of it.
@@ -246,7 +291,14 @@ SCALING_TABLES: Tables = {
     "scaling-times": ("scaling.json", scaling_times),
     "scaling-limit": ("scaling.json", scaling_limit),
 }
+FRONT_DOOR_TABLES: Tables = {
+    "large-tables": ("large-tables.json", large_tables),
+    "estimator-adult": ("estimator/adult.json", estimator),
+    "estimator-letter": ("estimator/letter.json", estimator),
+    "estimator-satimage": ("estimator/satimage.json", estimator),
+}
 DOCUMENTS = {
+    "docs/tables.md": FRONT_DOOR_TABLES,
     "README.md": TABLES,
     "docs/scaling.md": SCALING_TABLES | {"distributed": ("distributed-cpu.json", distributed)},
 }
