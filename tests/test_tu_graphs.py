@@ -187,11 +187,12 @@ def test_every_row_and_going_on(tmp_path, monkeypatch, capsys):
     small = graphs.Size(width=4, depth=2, epochs=1, batch_size=32)
     monkeypatch.setattr(graphs, "SIZES", {"MUTAG": small})
     graphs.main(["--data", "MUTAG", "--seeds", "1"])
-    first = {path.name: path.read_text() for path in (tmp_path / "graphs").iterdir()}
+    first = {path.name: path.read_text() for path in (tmp_path / "paper" / "graphs").iterdir()}
     assert len(first) == len(graphs.ROWS)
     graphs.main(["--data", "MUTAG", "--seeds", "2", "--rows", "DACL"])
     for name, text in first.items():
-        assert ((tmp_path / "graphs" / name).read_text() == text) == ("-dacl." not in name)
+        now = (tmp_path / "paper" / "graphs" / name).read_text()
+        assert (now == text) == ("-dacl." not in name)
 
     one, two = graphs.cell("MUTAG", "DACL", small).runs()
     assert (one["seed"], two["seed"]) == (0, 1)
