@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mixnoise.beside import written_beside
+
 
 def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """A panel for each quantity over epochs, a line for each run.
@@ -74,7 +76,5 @@ def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path) -> Non
 
 
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"part-{path.name}")
-    figure.savefig(beside, dpi=150)
-    beside.replace(path)
+    with written_beside(path) as part:
+        figure.savefig(part, dpi=150)

@@ -12,7 +12,12 @@ from typing import Any
 
 try:
     from scipy.sparse import issparse
-    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.base import (
+        BaseEstimator,
+        ClassNamePrefixFeaturesOutMixin,
+        TransformerMixin,
+        clone,
+    )
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ModuleNotFoundError as error:
@@ -23,6 +28,7 @@ except ModuleNotFoundError as error:
 import numpy as np
 import torch
 
+from mixnoise.beside import written_beside
 from mixnoise.features import frozen
 from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
@@ -208,11 +214,14 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             return np.concatenate([encode(part).cpu().numpy() for part in parts(x)])
 
     def inspect_columns(self, X: Any) -> Columns | None:
-        """What ``fit`` would take the columns for; None for sparse matrices."""
-        X = self._validated(X, reset=True, least_rows=2)
+        """What ``fit`` would take the columns for; None for sparse matrices.
+
+        Nothing of the estimator changes.
+        """
+        X = clone(self)._validated(X, reset=True, least_rows=2)
         if issparse(X):
             return None
-        rng = check_random_state(self.random_state)
+        rng = check_random_state(copy.deepcopy(self.random_state))
         return Columns.of(self._table(X, self.categorical_features), rng)
 
     def matrix(self, X: Any) -> Any:
@@ -261,14 +270,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         tensors = {name: t.contiguous() for name, t in self.model_.state_dict().items()}
         if self.columns_ is None:
             tensors[_SCALE] = torch.from_numpy(self._scale)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        try:
-            save_file(tensors, beside, {"format": _FORMAT, "encoder": content})
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_beside(Path(path)) as part:
+            save_file(tensors, part, {"format": _FORMAT, "encoder": content})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DACLEncoder:
@@ -285,6 +288,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
+                # Not a dict: safe_open has keys(), and cannot be iterated over.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{str(path)!r} is not a whole safetensors file: {error}") from error

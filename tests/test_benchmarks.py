@@ -58,9 +58,10 @@ def test_fill_replaces_what_stands_between_the_marks(tmp_path):
         tables.fill("nothing", tmp_path)
 
 
-def test_readme_is_up_to_date():
-    readme = (ROOT / "README.md").read_text()
-    assert tables.fill(readme) == readme
+@pytest.mark.parametrize("name", tables.DOCUMENTS)
+def test_documents_are_up_to_date(name):
+    document = (ROOT / name).read_text()
+    assert tables.fill(document, tables=tables.DOCUMENTS[name]) == document
 
 
 @pytest.mark.parametrize("name", CASES)

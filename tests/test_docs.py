@@ -40,7 +40,7 @@ def test_code_runs(page, monkeypatch, tmp_path):
         pytest.importorskip("torch_geometric")
         try:
             load_tu_graphs("MUTAG")
-        except (ValueError, OSError) as missing:
+        except (ValueError, OSError) as missing:  # neither at hand nor to be fetched
             pytest.skip(str(missing))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", {})

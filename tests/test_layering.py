@@ -14,7 +14,13 @@ KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
 
 # A module may import mixnoise modules from layers below its own, or from its own layer.
 LAYERS = [
-    ["mixnoise.draw", "mixnoise.seeding", "mixnoise.networks", "mixnoise.__version__"],
+    [
+        "mixnoise.draw",
+        "mixnoise.beside",
+        "mixnoise.seeding",
+        "mixnoise.networks",
+        "mixnoise.__version__",
+    ],
     ["mixnoise.checkpoints", "mixnoise.progress", "mixnoise.termination"],
     ["mixnoise._torch", "mixnoise.collectives", "mixnoise.agreement"],
     ["mixnoise.ops", "mixnoise.group_loss"],

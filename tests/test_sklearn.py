@@ -100,6 +100,7 @@ def test_output_frames(container):
 
 
 def test_same_seed_same_features_and_nothing_else_changes():
+    # Legacy, and what numpy's users draw from: that it stays is what is tested.
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first, second, other = (
         DACLEncoder(**{**QUICK, "random_state": seed}).fit_transform(X) for seed in (3, 3, 4)
@@ -149,6 +150,18 @@ def test_early_stopping_needs_no_label():
     assert "validation_loss" not in without.history_[0]
     few = DACLEncoder(**{**settings, "max_iter": 5}).fit(X[:49])
     assert few.n_iter_ == 5
+
+
+def test_looking_at_columns_changes_nothing():
+    generator = np.random.RandomState(3)
+    encoder = DACLEncoder(**{**QUICK, "random_state": generator})
+    state = generator.get_state()[1].copy()
+    assert len(encoder.inspect_columns(X).numbers) == 64
+    assert (generator.get_state()[1] == state).all()
+    assert not hasattr(encoder, "n_features_in_")
+    encoder.fit(X)
+    encoder.inspect_columns(X[:, :5])
+    assert encoder.n_features_in_ == 64
 
 
 def test_partial_fit_goes_on():

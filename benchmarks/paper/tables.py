@@ -146,7 +146,7 @@ def chosen() -> str:
             for column in (0, len(table_of.labels_per_class) - 1):
                 n = table_of.labels_per_class[column]
                 labels = f"{n} labels a class" if n else "all labels"
-                layers = table_of.networks["paper"][0].depth if network == "paper" else "1 to 4"
+                layers = " or ".join(str(n.depth) for n in table_of.networks[network])
                 cells_of_row = [_best_and_worst(found, row, column) for row in METHODS]
                 lines.append([f"{data}, {layers} layers, {labels}", *cells_of_row])
     return table(["Validation accuracy in %", *METHODS], lines)

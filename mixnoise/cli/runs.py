@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mixnoise.cli.tables import ENCODER
 from mixnoise.cli.text import print_table
 
 
@@ -33,9 +34,7 @@ def info(
     found = {
         "epochs": f"{len(history)} of at most {settings['arguments']['epochs']}",
         "checkpoint": "none" if checkpoint is None else str(checkpoint),
-        "encoder": str(run / "encoder.safetensors")
-        if (run / "encoder.safetensors").is_file()
-        else "none",
+        "encoder": str(run / ENCODER) if (run / ENCODER).is_file() else "none",
     }
     if as_json:
         content = {"run": str(run), **found, "last": last, "settings": settings}

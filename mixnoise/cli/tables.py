@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixnoise.beside import written_beside
 from mixnoise.cli.interrupts import interruptible
 from mixnoise.cli.settings import Config
 from mixnoise.cli.text import print_table
@@ -32,7 +33,7 @@ Leave = Annotated[
     list[str] | None,
     typer.Option("--leave", metavar="COLUMN", help="Not learned from, as identifiers; repeatable."),
 ]
-RunFolder = Annotated[Path, typer.Option("--run", help="A folder that `pretrain` made.")]
+RunOption = Annotated[Path, typer.Option("--run", help="A folder that `pretrain` made.")]
 _SHOWN = 40  # columns
 _ROWS_PICTURED = 1000
 
@@ -116,7 +117,8 @@ def pretrain(
         encoder.fit(X)
     encoder.save(run / ENCODER)
     described = {"file": str(file), "label": label, "left_out": left_out, "command": command}
-    (run / TABLE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    with written_beside(run / TABLE) as part:
+        part.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     _report(run, encoder, table, label, left_out, command)
     typer.echo(
         f"{encoder.n_iter_} epochs, {encoder.history_[-1]['seconds']:.0f} s. "
@@ -132,7 +134,7 @@ def pretrain(
 
 def embed(
     file: File,
-    run: RunFolder,
+    run: RunOption,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -156,7 +158,7 @@ def embed(
 def probe(
     file: File,
     label: Annotated[str, typer.Option(help="The column to be told from the others.")],
-    run: RunFolder,
+    run: RunOption,
     labels_per_class: Annotated[
         int | None, typer.Option(help="So many labels of each class are known; default: all.")
     ] = None,

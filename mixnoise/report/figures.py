@@ -64,10 +64,12 @@ def projection(title: str, features: Any, labels: Any = None) -> str:
     from sklearn.preprocessing import StandardScaler
 
     x = StandardScaler().fit_transform(np.asarray(features, np.float64))
-    x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
+    if x.any():  # else they are all the same, and PCA would divide by their variance
+        x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
     perplexity = min(30.0, (len(x) - 1) / 3)
-    points = TSNE(init="random" if x.shape[1] < 2 else "pca", perplexity=perplexity, random_state=0)
-    xy = points.fit_transform(x)
+    # What has collapsed, or is one column, has no two principal components to begin with.
+    init = "pca" if np.linalg.matrix_rank(x) > 1 else "random"
+    xy = TSNE(init=init, perplexity=perplexity, random_state=0).fit_transform(x)
     figure, axes = _panel(title)
     axes.set_xticks([])
     axes.set_yticks([])

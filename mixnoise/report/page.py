@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mixnoise.beside import written_beside
 from mixnoise.noises.base import Noise
 from mixnoise.registry import get_noise
 from mixnoise.report.figures import curves, projection
@@ -27,7 +28,7 @@ def write_report(
     """Write a self-contained HTML file: nothing is fetched when it is opened.
 
     Args:
-        path: where it goes; written beside and renamed.
+        path: where it goes.
         encoder: a fitted one, on a dense table.
         X: some rows of the table that it was trained on, at least five.
         n_rows: how many there are in all.
@@ -37,7 +38,9 @@ def write_report(
     """
     from jinja2 import Environment, PackageLoader
 
+    noise = encoder.model_.noise
     assert encoder.columns_ is not None
+    assert isinstance(noise, TableNoise)
     matrix = encoder.matrix(X)
     pictures = [
         projection("Columns, before", encoder.columns_.one_hot(matrix), labels),
@@ -55,29 +58,25 @@ def write_report(
         columns=encoder.columns_,
         curves=curves(encoder.history_),
         pictures=pictures,
-        examples=examples(encoder.columns_, matrix, encoder.noise, encoder.alpha),
+        examples=examples(encoder.columns_, matrix, noise.numbers, encoder.alpha),
         settings={k: v for k, v in encoder.get_params().items() if k not in _OF_THE_RUN},
         versions=_versions(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with written_beside(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def examples(
-    columns: Columns, matrix: Any, noise: str | Noise, alpha: float
+    columns: Columns, matrix: Any, own: Noise, alpha: float
 ) -> dict[str, list[dict[str, str]]]:
     """Five rows as they are, and a positive of each by several noises, in the table's own units.
 
-    A noise that was trained with and is not among the usual ones comes first.
+    The one that was trained with comes first.
     """
-    named: dict[str, Noise] = {name: get_noise(name, alpha=alpha) for name in _MIXING}
-    named["gaussian"] = get_noise("gaussian")
-    if isinstance(noise, Noise):
-        named = {noise.name or type(noise).__name__: noise, **named}
-    elif noise not in named:
-        named = {noise: get_noise(noise), **named}
+    named = {own.name or type(own).__name__: own}
+    for name in _MIXING:
+        named.setdefault(name, get_noise(name, alpha=alpha))
+    named.setdefault("gaussian", get_noise("gaussian"))
     names = [number.name for number in columns.numbers[:_NUMBERS_SHOWN]]
     names += [category.name for category in columns.categories[:_CATEGORIES_SHOWN]]
     x = torch.from_numpy(matrix)

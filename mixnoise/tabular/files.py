@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mixnoise.beside import written_beside
+
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FEATHER = (".feather", ".arrow", ".ipc")
 SUFFIXES = (*SEPARATORS, ".parquet", *FEATHER, ".npy", ".npz")
@@ -143,9 +145,7 @@ def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequen
     from pyarrow import feather, parquet
 
     suffix = path.suffix.lower()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"part-{path.name}")
-    try:
+    with written_beside(path) as part:
         if suffix == ".npy":
             np.save(part, features)
         elif suffix == ".parquet" or suffix in SEPARATORS or suffix in FEATHER:
@@ -160,9 +160,6 @@ def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequen
                 arrow_csv.write_csv(table, part, options)
         else:
             raise ValueError(f"--output: features are written to {', '.join(WRITTEN)}, got {path}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_text(path: Path, separator: str) -> TableFile:

@@ -59,6 +59,7 @@ class TableNoise(Noise):
         swap = self.swap.sample(codes, views=views, generator=generator, seed=seed)
         return draw, replace(swap, seed=swap.seed ^ _OF_CODES)
 
+    # Not nn.Module's apply(fn), which Noise hides and passes on to.
     def apply(self, x: Tensor, draw: tuple[Any, Draw | None]) -> Tensor:  # type: ignore[override]
         """Views ``(views, N, columns)`` of x: a pure function of x and draw."""
         numbers, codes = self._split(x)
