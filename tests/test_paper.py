@@ -60,8 +60,10 @@ def digits(monkeypatch):
             "best": (tabular.Network(1, 16), tabular.Network(2, 16)),
         },
         labels_per_class=(5, None),
+        label_draws=2,
         name="digits",
-        pretrain={"epochs": 2, "batch_size": 256},
+        epochs={"paper": 2, "best": 3},
+        pretrain={"batch_size": 256},
         supervised_epochs=20,
         search_rows=300,
     )

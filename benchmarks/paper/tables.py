@@ -127,10 +127,14 @@ def _source(data: str, network: str, used: list[Cell]) -> str:
     encoder = ""
     if network == "paper":
         encoder = f"Encoder: 12 layers of {chosen.networks['paper'][0].width}. "
+    draws = ""
+    if chosen.label_draws > 1:
+        draws = f", each the mean of {chosen.label_draws} draws of the labels where they are few"
     return (
-        f"{encoder}{chosen.pretrain['epochs']} epochs of pre-training, batches of "
+        f"{encoder}{chosen.epochs[network]} epochs of pre-training, batches of "
         f"{chosen.pretrain['batch_size']:,}, "
-        f"AdamW. Mean ± standard deviation over {min(len(cell.runs()) for cell in used)} seeds. "
+        f"AdamW. Mean ± standard deviation over {min(len(cell.runs()) for cell in used)} seeds"
+        f"{draws}. "
         f"`{command}`, {machines(runs)}."
     )
 
