@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench bench-gpu clean
+.PHONY: demo test test-lowest lint docs bench bench-gpu clean
 
 # make demo DATA=fashion-mnist takes a quarter of an hour.
 DATA ?= digits
@@ -17,6 +17,13 @@ demo: $(VENV)/.demo
 # Several test files at a time, a thread for each: more threads than cores would only wait.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# The same tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-lowest:
+	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-lowest/bin/python -m pip install --quiet --no-compile -c constraints-lowest.txt -e ".[tables,data,graph,triton]" --group test
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -53,4 +60,4 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-lowest build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -83,8 +83,8 @@ def test_linear_probe_is_logistic_regression_on_standardised_features():
     mean, std = SPLIT.x_train.mean(0), SPLIT.x_train.std(0, correction=0)
     std[std == 0] = 1
     classifier = LogisticRegression(max_iter=1000)
-    classifier.fit(((SPLIT.x_train - mean) / std).numpy(), SPLIT.y_train)
-    expected = classifier.score(((SPLIT.x_test - mean) / std).numpy(), SPLIT.y_test)
+    classifier.fit(((SPLIT.x_train - mean) / std).numpy(), SPLIT.y_train.numpy())
+    expected = classifier.score(((SPLIT.x_test - mean) / std).numpy(), SPLIT.y_test.numpy())
     assert linear_probe(nn.Identity(), TRAIN, TEST).accuracy == pytest.approx(expected, abs=0.005)
 
 

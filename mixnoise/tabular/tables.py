@@ -46,8 +46,7 @@ class FrameTable:
         return self.kinds[column]
 
     def numbers(self, column: int, rows: Any) -> Any:
-        series = self.frame[:, column]
-        series = series[rows] if isinstance(rows, slice) else series[rows.tolist()]
+        series = self.frame[rows if isinstance(rows, slice) else rows.tolist(), column]
         dtype = series.dtype
         if dtype in (nw.Date, nw.Datetime):
             series = series.cast(nw.Datetime("ms")).dt.timestamp("ms")

@@ -1,0 +1,27 @@
+"""What pyproject.toml promises to those who install."""
+
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_lower_bounds_are_those_that_are_tested():
+    asked = list(PROJECT["dependencies"])
+    for extra, requirements in PROJECT["optional-dependencies"].items():
+        asked += requirements if extra != "image" else []  # nothing uses it yet
+    bounds = {}
+    for requirement in map(Requirement, asked):
+        if requirement.name not in ("mixnoise", "torch", "triton"):
+            (bound,) = requirement.specifier
+            assert bound.operator == ">="
+            bounds[requirement.name] = Version(bound.version)
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    tested = {pin.name: Version(next(iter(pin.specifier)).version) for pin in pins}
+    assert bounds == {name: tested[name] for name in bounds}
+    assert tested.keys() - bounds.keys() == {"torch", "triton", "pyparsing"}
