@@ -22,7 +22,7 @@ test: lint
 test-lowest:
 	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-lowest/bin/python -m pip install --quiet --no-compile -c constraints-lowest.txt -e ".[tables,data,graph,triton]" --group test
+	.venv-lowest/bin/python -m pip install --quiet --no-compile -c constraints-lowest.txt -e ".[tables,data,graph,image,triton]" --group test
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test
@@ -56,7 +56,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[tables,data,graph,triton]" --group test
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[tables,data,graph,image,triton]" --group test
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -20,7 +20,6 @@ from mixnoise.agreement import Agreement
 from mixnoise.batches import Batches, Inputs, Loader, model_inputs
 from mixnoise.model import DACL
 from mixnoise.monitor import Monitor
-from mixnoise.noises.hidden import Hidden
 from mixnoise.optim import warmup_cosine
 from mixnoise.plots import plot_history
 from mixnoise.progress import Progress, warn
@@ -88,7 +87,7 @@ class Loop:
         self.n_unseen = 0
         self.stop = False  # what all processes have agreed on
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
-        self.takes_anything = isinstance(self.model.noise, Hidden)
+        self.takes_anything = self.model.takes_anything
         self.is_main = self.accelerator.is_main_process
 
     def run(self, checkpoint: Path | None) -> None:

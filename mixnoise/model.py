@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +17,7 @@ from mixnoise.losses import NTXentLoss
 from mixnoise.micro_batches import in_micro_batches
 from mixnoise.noises.base import Noise
 from mixnoise.noises.hidden import Hidden
-from mixnoise.ops import check_integer
+from mixnoise.ops import check_float, check_integer
 
 
 class DACL(nn.Module):
@@ -27,15 +30,19 @@ class DACL(nn.Module):
     Args:
         encoder: what is to be pre-trained; returns one row per input row.
         projector: from the encoder's output to ``(rows, D)``.
-        noise: from :func:`mixnoise.get_noise`. With "hidden" noise the inputs go to the encoder
-            untouched, whatever they are, and its representation is mixed: the encoder's output, or
-            that of the submodule ``at``. The part of the encoder before ``at`` sees N rows, the
-            rest 2N; make such an encoder before compiling it, not after.
+        noise: from :func:`mixnoise.get_noise`, or a list of several. With "hidden" noise the inputs
+            go to the encoder untouched, whatever they are, and its representation is mixed: the
+            encoder's output, or that of the submodule ``at``. The part of the encoder before ``at``
+            sees N rows, the rest 2N; make such an encoder before compiling it, not after.
+            The losses of several noises on the same batch are added, as in SimCLR+DACL. Each makes
+            two views of its own, which the encoder sees apart from those of the others: the sum is
+            that of the losses of models with one noise each, batch norm included.
         temperature: a number > 0, or a 0-d tensor; a ``nn.Parameter`` is learned.
         gather: contrast each row with those of all processes, not only of its own. Partners of
             mixing stay in the process. The loss is scaled such that the mean over processes, which
             ``DistributedDataParallel`` takes of gradients, is that of one process with all rows;
             see ``group`` of :func:`mixnoise.nt_xent`. With one process nothing changes.
+        weights: of the losses of several noises, each finite and > 0; default: 1 each.
 
     Shape:
         Input ``(N, *features)``, N >= 2 for mixing noises; output 0-d.
@@ -60,26 +67,37 @@ class DACL(nn.Module):
         self,
         encoder: nn.Module,
         projector: nn.Module,
-        noise: Noise,
+        noise: Noise | Sequence[Noise],
         temperature: float | Tensor = 0.5,
         gather: bool = False,
+        weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        several = [noise] if isinstance(noise, Noise) else _listed(noise)
         for name, module, kind in (
             ("encoder", encoder, nn.Module),
             ("projector", projector, nn.Module),
-            ("noise", noise, Noise),
+            *(("noise", each, Noise) for each in several),
         ):
             if not isinstance(module, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {type(module).__name__}")
         self.encoder = encoder
         self.projector = projector
-        self.noise = noise
+        self.noise = noise if isinstance(noise, Noise) else nn.ModuleList(several)
+        self.weights = _weights(weights, len(several))
         self.loss = NTXentLoss(temperature, group="world" if gather else None)
-        self._site: _HiddenSite | None = None
-        if isinstance(noise, Hidden) and noise.at is not None:
-            self._site = _HiddenSite(noise)
-            _submodule(encoder, noise.at).register_forward_hook(self._site)
+        self._sites = [_site(encoder, each) for each in several]
+
+    @property
+    def noises(self) -> tuple[Noise, ...]:
+        """All of them, also if there is one."""
+        found: Any = (self.noise,) if isinstance(self.noise, Noise) else self.noise
+        return tuple(found)
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether inputs go to the encoder untouched, whatever they are."""
+        return all(isinstance(noise, Hidden) for noise in self.noises)
 
     def forward(
         self,
@@ -94,7 +112,8 @@ class DACL(nn.Module):
         Args:
             *inputs: one tensor ``(N, *features)``; with "hidden" noise whatever the encoder takes.
             generator: source of the noise's randomness; default: the device's own.
-            draw: a draw of two views made earlier, instead of a fresh one.
+            draw: a draw of two views made earlier, instead of a fresh one; a list of them for
+                several noises.
             micro_batch: rows that encoder and projector take at a time, >= 1; None: all. What they
                 keep for the backward is computed again there, a micro-batch at a time, with the
                 same dropout. So memory is that of a micro-batch, and loss and gradient are those
@@ -102,15 +121,13 @@ class DACL(nn.Module):
                 batch, such as batch norm in training mode, nor for "hidden" noise at a submodule.
             **kwargs: with "hidden" noise passed to the encoder.
         """
-        settings = {"generator": generator, "draw": draw, "micro_batch": micro_batch}
         group = resolve(self.loss.group)
-        if group is None:
-            z1, z2 = self.project(*inputs, **settings, **kwargs)
-        else:
-            with failing_together(group):
-                z1, z2 = self.project(*inputs, **settings, **kwargs)
-        loss: Tensor = self.loss(z1, z2)
-        return loss
+        with nullcontext() if group is None else failing_together(group):
+            pairs = self._pairs(inputs, kwargs, generator, draw, micro_batch)
+        losses = [self.loss(z1, z2) for z1, z2 in pairs]
+        if self.weights is not None:
+            losses = [w * loss for w, loss in zip(self.weights, losses, strict=True)]
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def project(
         self,
@@ -122,38 +139,61 @@ class DACL(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What the loss contrasts: the projections of two views, ``(N, D)`` each.
 
-        Arguments as for :meth:`forward`.
+        Arguments as for :meth:`forward`. Of several noises, those of the first.
         """
-        z1, z2 = self._project(inputs, kwargs, generator, draw, micro_batch).chunk(2)
-        return z1, z2
+        if not isinstance(self.noise, Noise):
+            draw = None if draw is None else draw[0]
+        return self._pair(0, inputs, kwargs, generator, draw, micro_batch)
 
-    def _project(
+    def _pairs(
         self,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         generator: torch.Generator | None,
         draw: Any,
         micro_batch: int | None,
-    ) -> Tensor:
-        """Both views' projections, one below the other: ``(2N, D)``."""
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The projections of two views for each noise."""
+        n = len(self.noises)
+        draws = [draw] if isinstance(self.noise, Noise) else [None] * n if draw is None else draw
+        if not isinstance(draws, Sequence) or len(draws) != n:
+            raise TypeError(f"draw must be a list of {n} draws, one for each noise, got {draw!r}")
+        return [
+            self._pair(i, inputs, kwargs, generator, each, micro_batch)
+            for i, each in enumerate(draws)
+        ]
+
+    def _pair(
+        self,
+        index: int,  # of the noise
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        generator: torch.Generator | None,
+        draw: Any,
+        micro_batch: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The projections of two views, ``(N, D)`` each."""
+        noise, site = self.noises[index], self._sites[index]
         if micro_batch is not None:
             check_integer("micro_batch", micro_batch, 1)
-            self._check_micro_batches(inputs, kwargs)
-        if self._site is not None:
-            h = self._site.run(self.encoder, inputs, kwargs, generator, draw)  # (2N, ...)
-        elif isinstance(self.noise, Hidden):
+            self._check_micro_batches(inputs, kwargs, site)
+        if site is not None:
+            h = site.run(self.encoder, inputs, kwargs, generator, draw)  # (2N, ...)
+        elif isinstance(noise, Hidden):
             v = in_micro_batches(partial(self.encoder, **kwargs), inputs, micro_batch)  # (N, ...)
-            h = self._views(v, "the encoder's output", generator, draw)
+            h = _views(noise, v, "the encoder's output", generator, draw)
         else:
             if len(inputs) != 1 or kwargs:
                 raise TypeError(
-                    f"noise {self.noise.name!r} mixes the input, so the model takes one tensor, "
+                    f"noise {noise.name!r} mixes the input, so the model takes one tensor, "
                     f"got {len(inputs)} positional and {len(kwargs)} keyword arguments; "
                     "'hidden' noise takes any input"
                 )
-            x = self._views(inputs[0], "x", generator, draw)
-            return in_micro_batches(self._encode_and_project, (x,), micro_batch)
-        return in_micro_batches(self.projector, (h,), micro_batch)
+            x = _views(noise, inputs[0], "x", generator, draw)
+            z1, z2 = in_micro_batches(self._encode_and_project, (x,), micro_batch).chunk(2)
+            return z1, z2
+        z1, z2 = in_micro_batches(self.projector, (h,), micro_batch).chunk(2)
+        return z1, z2
 
     def _encode_and_project(self, x: Tensor) -> Tensor:
         h = self.encoder(x)
@@ -161,10 +201,12 @@ class DACL(nn.Module):
         z: Tensor = self.projector(h)
         return z
 
-    def _check_micro_batches(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._site is not None:
+    def _check_micro_batches(
+        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], site: _HiddenSite | None
+    ) -> None:
+        if site is not None:
             raise ValueError(
-                f"micro_batch must be None for hidden noise at {self._site.noise.at!r}, in the "
+                f"micro_batch must be None for hidden noise at {site.noise.at!r}, in the "
                 "middle of the encoder: the rows that are mixed there are those of the whole batch"
             )
         if kwargs or len(inputs) != 1 or not isinstance(inputs[0], Tensor):
@@ -178,13 +220,33 @@ class DACL(nn.Module):
                     "GroupNorm"
                 )
 
-    def _views(self, x: Any, what: str, generator: torch.Generator | None, draw: Any) -> Tensor:
-        """Both views of x, one below the other: ``(2N, ...)``."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
-        if draw is None:
-            draw = self.noise.sample(x, views=2, generator=generator)
-        return self.noise.apply(x, draw).flatten(0, 1)
+
+def _listed(noises: Any) -> list[Noise]:
+    if not isinstance(noises, Sequence) or isinstance(noises, str):
+        raise TypeError(f"noise must be a Noise, got {type(noises).__name__}; several go in a list")
+    if not noises:
+        raise ValueError("noise must be a Noise, got an empty list")
+    return list(noises)
+
+
+def _weights(weights: Sequence[float] | None, n_noises: int) -> list[float] | None:
+    if weights is None:
+        return None
+    values = [check_float("weights", w, "finite numbers > 0") for w in weights]
+    if len(values) != n_noises or not all(0 < w < math.inf for w in values):
+        raise ValueError(
+            f"weights must be {n_noises} finite numbers > 0, one for each noise, got {weights}"
+        )
+    return values
+
+
+def _views(noise: Noise, x: Any, what: str, generator: torch.Generator | None, draw: Any) -> Tensor:
+    """Both views of x, one below the other: ``(2N, ...)``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
+    if draw is None:
+        draw = noise.sample(x, views=2, generator=generator)
+    return noise.apply(x, draw).flatten(0, 1)
 
 
 class _HiddenSite:
@@ -239,6 +301,15 @@ class _HiddenSite:
         if draw is None:
             draw = self.noise.sample(output, views=2, generator=self.generator)
         return self.noise.apply(output, draw).flatten(0, 1)
+
+
+def _site(encoder: nn.Module, noise: Noise) -> _HiddenSite | None:
+    """Where a noise mixes within the encoder, if it does."""
+    if not isinstance(noise, Hidden) or noise.at is None:
+        return None
+    site = _HiddenSite(noise)
+    _submodule(encoder, noise.at).register_forward_hook(site)
+    return site
 
 
 def _check_rows(h: Any, n_rows: int) -> None:

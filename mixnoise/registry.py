@@ -25,6 +25,7 @@ from mixnoise.plugins import (
 )
 
 _BUILT_IN = {
+    "augment": "mixnoise.noises.augment:Augment",
     "binary": "mixnoise.noises.binary:Binary",
     "dacl+": "mixnoise.noises.dacl_plus:DaclPlus",
     "gaussian": "mixnoise.noises.gaussian:Gaussian",
@@ -174,7 +175,7 @@ def list_noises() -> list[str]:
     Example:
         >>> from mixnoise import list_noises
         >>> list_noises()
-        ['binary', 'dacl+', 'gaussian', 'geometric', 'hidden', 'linear']
+        ['augment', 'binary', 'dacl+', 'gaussian', 'geometric', 'hidden', 'linear']
     """
     plugins = (p.name if s == "installed" else p.full_name for p, s in _plugins_and_states())
     return sorted({*_BUILT_IN, *_registered, *plugins})

@@ -62,6 +62,13 @@ class RunFolder:
 
 def jsonable(config: dict[str, Any]) -> dict[str, Any]:
     """The same as JSON gives it back; a tensor becomes a list, what JSON does not know its name."""
-    text = json.dumps(config, default=lambda v: v.tolist() if isinstance(v, Tensor) else str(v))
-    plain: dict[str, Any] = json.loads(text)
+    plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
     return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    # A function's text has its address, which is another one in every process.
+    name = getattr(value, "__qualname__", None)
+    return str(value) if name is None else f"{value.__module__}.{name}"

@@ -22,7 +22,7 @@ from mixnoise.features import LabelledData, labelled_sets
 from mixnoise.loop import Loop, LossNotFinite
 from mixnoise.model import DACL
 from mixnoise.monitor import Monitor
-from mixnoise.noises.hidden import Hidden
+from mixnoise.noises.base import Noise
 from mixnoise.ops import check_choice, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
 from mixnoise.progress import warn
@@ -217,6 +217,7 @@ def pretrain(
         if lr is None:
             lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
+        noises = [noise.config() for noise in model.noises]
         config = {
             "arguments": {
                 "epochs": epochs,
@@ -230,7 +231,8 @@ def pretrain(
                 "seed": seed,
                 "patience": patience,
             },
-            "noise": model.noise.config(),
+            "noise": noises[0] if isinstance(model.noise, Noise) else noises,
+            "weights": model.weights,
             "steps_per_epoch": len(batches),
             "processes": n_ranks,
             "gather": model.loss.group is not None,
@@ -254,7 +256,7 @@ def pretrain(
             checkpoint_every=checkpoint_every,
             checkpoint_steps=checkpoint_steps,
             evaluate_every=evaluate_every,
-            monitor=Monitor(not isinstance(model.noise, Hidden), probe),
+            monitor=Monitor(not model.takes_anything, probe),
             validation=held_out,
             patience=patience,
             progress=progress and accelerator.is_main_process,

@@ -12,7 +12,7 @@ import mixnoise
 from mixnoise import Noise, register_noise, registry
 from mixnoise.cli import app
 
-BUILT_IN = ["binary", "dacl+", "gaussian", "geometric", "hidden", "linear"]
+BUILT_IN = ["augment", "binary", "dacl+", "gaussian", "geometric", "hidden", "linear"]
 
 
 @pytest.fixture(autouse=True)

@@ -228,7 +228,7 @@ def test_misuse_of_a_layer(net, at, error, message):
     with pytest.raises(error, match=message):
         dacl(X)
     # The site is closed again after the error.
-    assert not dacl._site.active
+    assert not dacl._sites[0].active
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mixnoise.plugins import GROUP, find_plugins
 from mixnoise.registry import noise_entries
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "mixnoise-scarf"
-BUILT_IN = ["binary", "dacl+", "gaussian", "geometric", "hidden", "linear"]
+BUILT_IN = ["augment", "binary", "dacl+", "gaussian", "geometric", "hidden", "linear"]
 
 PYPROJECT = """
 [build-system]

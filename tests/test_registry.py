@@ -6,7 +6,8 @@ import torch
 import mixnoise
 from mixnoise import Noise, NoisePluginError, get_noise, list_noises, register_noise, registry
 
-BUILT_IN = ["binary", "dacl+", "gaussian", "geometric", "hidden", "linear"]
+BUILT_IN = ["augment", "binary", "dacl+", "gaussian", "geometric", "hidden", "linear"]
+NEEDED = {"augment": {"transform": torch.nn.Identity()}}  # arguments without a default
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +37,13 @@ def test_names():
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_name_makes_a_noise_of_that_name(name):
-    noise = get_noise(name)
+    noise = get_noise(name, **NEEDED.get(name, {}))
     assert isinstance(noise, Noise)
     assert isinstance(noise, torch.nn.Module)
     assert noise.name == name
     assert noise.config()["name"] == name
     assert noise.api_version == 1
-    assert get_noise(name=name) is not noise
+    assert get_noise(name=name, **NEEDED.get(name, {})) is not noise
 
 
 def test_defaults():
@@ -70,7 +71,9 @@ def test_unknown_names_get_close_matches(name, hint):
 
 
 def test_unknown_names_far_from_any_get_the_list():
-    with pytest.raises(ValueError, match=r"unknown noise 'xyz'; known: binary, dacl\+, gaussian"):
+    with pytest.raises(
+        ValueError, match=r"unknown noise 'xyz'; known: augment, binary, dacl\+, gaussian"
+    ):
         get_noise("xyz")
     with pytest.raises(ValueError, match="unknown noise ''"):
         get_noise("")
@@ -129,7 +132,7 @@ def test_registered_names_are_suggested_and_work_in_hidden():
 def test_built_in_names_are_reserved(name):
     with pytest.raises(ValueError, match="already registered"):
         register_noise(name)
-    assert type(get_noise(name)) is not Shift
+    assert type(get_noise(name, **NEEDED.get(name, {}))) is not Shift
 
 
 def test_a_name_is_registered_once():
