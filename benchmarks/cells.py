@@ -45,12 +45,14 @@ class Cell:
         runs: list[dict[str, Any]] = found["runs"]
         return runs
 
+    def missing(self, seeds: Iterable[int]) -> list[int]:
+        made = {run["seed"] for run in self.runs()}
+        return [seed for seed in seeds if seed not in made]
+
     def fill(self, seeds: Iterable[int], run: Callable[[int], dict[str, Any]]) -> None:
         """Make the runs that are missing; each is written as soon as it is there."""
         runs = self.runs()
-        for seed in seeds:
-            if any(made["seed"] == seed for made in runs):
-                continue
+        for seed in self.missing(seeds):
             started = time.perf_counter()
             found = run(seed)
             seconds = round(time.perf_counter() - started, 2)

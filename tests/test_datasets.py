@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from mixnoise.datasets import (
-    cifar10,
+    ImageFolder,
+    cifar,
     load_adult,
     load_cifar10,
+    load_cifar100,
     load_digits,
     load_fashion_mnist,
     load_keel,
@@ -221,20 +223,20 @@ def test_altered_adult(data_folder):
 
 def batch_of_noise(path):
     """A batch as its authors' are, and its MD5."""
-    pixels = np.random.default_rng(0).integers(0, 256, (cifar10._IN_BATCH, 3072), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (cifar._IN_BATCH, 3072), np.uint8)
     labels = [i % 10 for i in range(len(pixels))]
     path.write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol=4))
     return pixels, hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def test_batches_of_cifar10(data_folder, monkeypatch):
-    monkeypatch.setattr(cifar10, "_IN_BATCH", 100)
+    monkeypatch.setattr(cifar, "_IN_BATCH", 100)
     folder = data_folder / "cifar-10-batches-py"
     folder.mkdir()
     pixels, md5 = batch_of_noise(folder / "data_batch_1")
     batch_of_noise(folder / "test_batch")
-    monkeypatch.setattr(cifar10, "_TRAIN", {"data_batch_1": md5})
-    monkeypatch.setattr(cifar10, "_TEST", {"test_batch": md5})
+    monkeypatch.setattr(cifar, "_TRAIN", {"data_batch_1": md5})
+    monkeypatch.setattr(cifar, "_TEST", {"test_batch": md5})
     split = load_cifar10()
     assert torch.equal(split.x_train, torch.tensor(pixels) / 255)
     assert split.y_test.tolist() == [i % 10 for i in range(100)]
@@ -250,6 +252,71 @@ def test_batches_of_cifar10(data_folder, monkeypatch):
         load_cifar10()
 
 
+def test_batches_of_cifar100(data_folder, monkeypatch):
+    with pytest.raises(ValueError, match=r"train is missing; unpack .*/cifar-100-python\.tar\.gz"):
+        load_cifar100()
+    folder = data_folder / "cifar-100-python"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 3072), np.uint8)
+    fine = [i % 100 for i in range(200)]
+    batch = {b"data": pixels, b"fine_labels": fine, b"coarse_labels": [0] * 200}
+    for name, constant in (("train", "_TRAIN_100"), ("test", "_TEST_100")):
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
+        md5 = hashlib.md5((folder / name).read_bytes()).hexdigest()
+        monkeypatch.setattr(cifar, constant, {name: md5})
+    split = load_cifar100()
+    assert torch.equal(split.x_test, torch.tensor(pixels) / 255)
+    assert split.y_train.tolist() == fine
+    (folder / "test").write_bytes(b"else")
+    with pytest.raises(ValueError, match=r"test is truncated or was altered: its MD5 must be"):
+        load_cifar100()
+
+
+# Folders of images.
+
+
+def test_image_folder(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    sizes = {"cat": (40, 20), "dog": (16, 64)}
+    for i, (name, size) in enumerate(sizes.items()):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+        image.new("L" if i else "RGB", size, 200 if i else (255, 0, 0)).save(
+            tmp_path / name / "deeper" / "a.PNG"
+        )
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
+    images = ImageFolder(tmp_path, size=14)
+    assert images.classes == ["cat", "dog"]
+    assert len(images) == 2
+    cat, label = images[0]
+    assert label == 0
+    assert cat.shape == (3, 14, 14)
+    assert cat.dtype == torch.float32
+    assert torch.equal(cat, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 14, 14))
+    grey, label = images[1]
+    assert label == 1
+    assert torch.allclose(grey, torch.tensor(200 / 255))
+
+    (tmp_path / "cat" / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"bad\.jpg cannot be read as an image"):
+        list(ImageFolder(tmp_path, size=14))
+    with pytest.raises(ValueError, match="is missing or has no folders of images, one a class"):
+        ImageFolder(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty has no images"):
+        ImageFolder(tmp_path)
+
+
+def test_image_folder_crops_the_middle(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "a").mkdir()
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, 32:96, 1] = 255  # the middle square is green
+    image.fromarray(pixels).save(tmp_path / "a" / "a.png")
+    found, _ = ImageFolder(tmp_path, size=56)[0]
+    assert torch.equal(found[1], torch.ones(56, 56))
+    assert found[0].max() == 0
+
+
 def test_batches_run_no_code(tmp_path):
     class Bad:
         def __reduce__(self):
@@ -259,7 +326,7 @@ def test_batches_run_no_code(tmp_path):
     path.write_bytes(pickle.dumps({b"data": Bad(), b"labels": []}, protocol=4))
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     with pytest.raises(pickle.UnpicklingError, match=r"exec has no place"):
-        cifar10.read_batch(path, md5)
+        cifar.read_batch(path, md5)
 
 
 def archive_of_jpegs(path, n_images=3):
@@ -276,16 +343,16 @@ def archive_of_jpegs(path, n_images=3):
 
 def test_jpegs(tmp_path):
     archive_of_jpegs(tmp_path / "a.npz")
-    pixels, labels = cifar10.read_jpegs(tmp_path / "a.npz", 3)
+    pixels, labels = cifar.read_jpegs(tmp_path / "a.npz", 3)
     assert labels.tolist() == [0, 1, 2]
     planes = pixels.reshape(3, 3, 32 * 32).astype(int)
     expected = np.array([[80 * i, 0, 255] for i in range(3)])[:, :, None]
     assert abs(planes - expected).max() <= 3
     with pytest.raises(ValueError, match=r"a\.npz is damaged, expected 4 JPEGs .* 3 labels"):
-        cifar10.read_jpegs(tmp_path / "a.npz", 4)
+        cifar.read_jpegs(tmp_path / "a.npz", 4)
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"a\.npz is damaged, .*; unpack https"):
-        cifar10.read_jpegs(tmp_path / "a.npz", 3)
+        cifar.read_jpegs(tmp_path / "a.npz", 3)
 
 
 @pytest.mark.skipif(
@@ -293,9 +360,7 @@ def test_jpegs(tmp_path):
     reason="needs the archive of JPEGs in $MIXNOISE_DATA/cifar10",
 )
 def test_cifar10_of_jpegs():
-    pixels, labels = cifar10.read_jpegs(
-        next(folders("cifar10")) / "cifar10_jpeg75_test.npz", 10_000
-    )
+    pixels, labels = cifar.read_jpegs(next(folders("cifar10")) / "cifar10_jpeg75_test.npz", 10_000)
     assert pixels.shape == (10_000, 3072)
     assert np.bincount(labels).tolist() == [1000] * 10
     # Means of the colours, as published for the original images: 0.49, 0.48, 0.45.

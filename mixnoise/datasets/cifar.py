@@ -1,4 +1,4 @@
-"""CIFAR-10, from its authors' Python batches or from an archive of JPEGs."""
+"""CIFAR-10 and CIFAR-100, from their authors' Python batches; the first from JPEGs, too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from mixnoise.datasets.files import first_that_exists, folders, read_verified
 from mixnoise.datasets.split import Split, make_split
 
 _HOW_TO_GET_IT = (
-    "unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in $MIXNOISE_DATA "
+    "unpack https://www.cs.toronto.edu/~kriz/cifar-{classes}-python.tar.gz in $MIXNOISE_DATA "
     "(by default ~/.cache/mixnoise)"
 )
+_HOW_TO_GET_10 = _HOW_TO_GET_IT.format(classes=10)
+_HOW_TO_GET_100 = _HOW_TO_GET_IT.format(classes=100)
 _TRAIN = {  # MD5
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -25,6 +27,8 @@ _TRAIN = {  # MD5
 }
 _TEST = {"test_batch": "40351d587109b95175f43aff81a1287e"}
 _IN_BATCH = 10_000
+_TRAIN_100 = {"train": "16019d7e3df5f24257cddd939b257f8d"}
+_TEST_100 = {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 
 
 def load_cifar10(validation: bool = False) -> Split:
@@ -42,7 +46,7 @@ def load_cifar10(validation: bool = False) -> Split:
         ImportError: JPEGs without Pillow.
     """
     batches, archives = (next(folders(name)) for name in ("cifar-10-batches-py", "cifar10"))
-    if first_that_exists([batches, archives], _HOW_TO_GET_IT) == batches:
+    if first_that_exists([batches, archives], _HOW_TO_GET_10) == batches:
         x_train, y_train = _read_batches(batches, _TRAIN)
         x_test, y_test = _read_batches(batches, _TEST)
     else:
@@ -52,8 +56,29 @@ def load_cifar10(validation: bool = False) -> Split:
     return make_split(x_train, y_train, x_test, y_test, 0.2 if validation else None)
 
 
-def _read_batches(folder: Path, md5: dict[str, str]) -> tuple[Any, Any]:
-    pixels, labels = zip(*(read_batch(folder / name, md5[name]) for name in md5), strict=True)
+def load_cifar100(validation: bool = False) -> Split:
+    """CIFAR-100 (Krizhevsky, 2009), as :func:`load_cifar10`, with the 100 fine labels.
+
+    Read from the Python batches in ``$MIXNOISE_DATA/cifar-100-python``, whose MD5 is checked.
+
+    Args:
+        validation: leave the test rows out, and put 10,000 training rows in their place.
+
+    Raises:
+        ValueError: a file is missing, truncated or altered.
+    """
+    folder = next(folders("cifar-100-python"))
+    fine = {"labels": b"fine_labels", "how_to_get_it": _HOW_TO_GET_100}
+    (x_train, y_train), (x_test, y_test) = (
+        _read_batches(folder, md5, **fine) for md5 in (_TRAIN_100, _TEST_100)
+    )
+    x_train, x_test = (x.astype(np.float32) / 255 for x in (x_train, x_test))
+    return make_split(x_train, y_train, x_test, y_test, 0.2 if validation else None)
+
+
+def _read_batches(folder: Path, md5: dict[str, str], **settings: Any) -> tuple[Any, Any]:
+    batches = (read_batch(folder / name, md5[name], **settings) for name in md5)
+    pixels, labels = zip(*batches, strict=True)
     return np.concatenate(pixels), np.concatenate(labels)
 
 
@@ -71,15 +96,17 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a batch of images")
 
 
-def read_batch(path: Path, md5: str) -> tuple[Any, Any]:
-    """Pixels ``(10000, 3072)`` uint8 and labels ``(10000,)`` of a Python batch.
+def read_batch(
+    path: Path, md5: str, labels: bytes = b"labels", how_to_get_it: str = _HOW_TO_GET_10
+) -> tuple[Any, Any]:
+    """Pixels ``(N, 3072)`` uint8 and labels ``(N,)`` of a Python batch.
 
     Raises:
         ValueError: it is not the file with this MD5.
     """
-    content = read_verified(path, md5, _HOW_TO_GET_IT)
+    content = read_verified(path, md5, how_to_get_it)
     batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    return batch[b"data"], np.asarray(batch[b"labels"])
+    return batch[b"data"], np.asarray(batch[labels])
 
 
 def read_jpegs(path: Path, n_images: int) -> tuple[Any, Any]:
@@ -98,7 +125,7 @@ def read_jpegs(path: Path, n_images: int) -> tuple[Any, Any]:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading JPEGs needs Pillow: pip install 'mixnoise[data]'") from error
-    first_that_exists([path], _HOW_TO_GET_IT)
+    first_that_exists([path], _HOW_TO_GET_10)
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             jpeg, offset, label = (archive[name] for name in ("jpeg", "offset", "label"))
@@ -111,6 +138,6 @@ def read_jpegs(path: Path, n_images: int) -> tuple[Any, Any]:
     except Exception as error:
         raise ValueError(
             f"{path} is damaged, expected {n_images:,} JPEGs of 32 x 32 pixels and their labels: "
-            f"{error}; {_HOW_TO_GET_IT}"
+            f"{error}; {_HOW_TO_GET_10}"
         ) from error
     return pixels.reshape(n_images, -1), label.astype(np.int64)
