@@ -33,6 +33,8 @@ def run_ranks(file: str, n: int, folder: Path, function: str, *arguments: str) -
                 # On the CPU, also where there is one GPU, which two processes cannot share.
                 "CUDA_VISIBLE_DEVICES": "",
                 "TRITON_INTERPRET": "1",
+                # Other distributions, such as old ones of pyarrow, bring a "benchmarks", too.
+                "PYTHONPATH": str(Path(__file__).parent.parent),
             },
         )
         for rank in range(n)

@@ -260,7 +260,12 @@ def test_two_processes(tmp_path):
         [sys.executable, *command, str(tmp_path)],
         check=True,
         cwd=Path(__file__).parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+        },
         timeout=240,
     )
     made = cell_of(tmp_path, images.BOTH)
