@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -177,6 +177,7 @@ class DACL(nn.Module):
         if micro_batch is not None:
             check_integer("micro_batch", micro_batch, 1)
             self._check_micro_batches(inputs, kwargs, site)
+        rest: Callable[[Tensor], Tensor] = self.projector
         if site is not None:
             h = site.run(self.encoder, inputs, kwargs, generator, draw)  # (2N, ...)
         elif isinstance(noise, Hidden):
@@ -189,10 +190,8 @@ class DACL(nn.Module):
                     f"got {len(inputs)} positional and {len(kwargs)} keyword arguments; "
                     "'hidden' noise takes any input"
                 )
-            x = _views(noise, inputs[0], "x", generator, draw)
-            z1, z2 = in_micro_batches(self._encode_and_project, (x,), micro_batch).chunk(2)
-            return z1, z2
-        z1, z2 = in_micro_batches(self.projector, (h,), micro_batch).chunk(2)
+            h, rest = _views(noise, inputs[0], "x", generator, draw), self._encode_and_project
+        z1, z2 = in_micro_batches(rest, (h,), micro_batch).chunk(2)
         return z1, z2
 
     def _encode_and_project(self, x: Tensor) -> Tensor:
