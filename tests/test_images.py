@@ -14,9 +14,10 @@ import pytest
 import torch
 
 pytest.importorskip("kornia", reason="SimCLR's augmentations are kornia's")
+pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch Geometric")
 
 from benchmarks import cells
-from benchmarks.paper import image_costs, image_step, images
+from benchmarks.paper import image_costs, image_step, images, tables
 from benchmarks.paper.image_networks import ResNet, projector
 from benchmarks.tables import fill_one, table
 from mixnoise.datasets import Split, cifar
@@ -147,6 +148,12 @@ def test_every_row_learns(few_images, capsys):
         assert run["losses"][-1] < run["losses"][0] - 0.05
         assert run["images_per_second"] > 0
     assert capsys.readouterr().out.count("cifar10-18x0.125-") == len(images.ROWS)
+    made = tables.image_sets()
+    assert made.startswith(
+        "| Test accuracy in % | cifar10, ResNet18 (0.125x) | CIFAR-10, the paper |"
+    )
+    accuracy = cell_of(few_images, images.PLUS)["runs"][0]["accuracy"]
+    assert f"\n| DACL+ | {accuracy:.1f} | 83.8 | 52.7 |  |\n" in made
     before = cell_of(few_images, images.SIMCLR)
     images.main([*SMALL, "--epochs", "6"])  # all is there
     assert cell_of(few_images, images.SIMCLR) == before
@@ -177,6 +184,23 @@ def test_an_interrupted_row_goes_on(few_images, monkeypatch):
     )
     assert half["losses"] == whole["losses"]
     assert half["accuracy"] == whole["accuracy"]
+
+
+@needs_images
+def test_compiled_and_in_bfloat16(few_images, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def without_a_compiler(module):
+        compiled.append(compile_(module, backend="aot_eager"))
+        return compiled[-1]
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    rows = ["--rows", images.BOTH, "--compile", "--precision", "bf16"]
+    images.main([*SMALL, "--epochs", "2", *rows])
+    made = cell_of(few_images, images.BOTH)
+    assert made["settings"]["precision"] == "bf16"
+    assert len(compiled) == 1
+    assert np.isfinite(made["runs"][0]["losses"]).all()
 
 
 @needs_images

@@ -187,5 +187,7 @@ def test_the_document_is_up_to_date(monkeypatch):
     monkeypatch.undo()
     document = tables.DOCUMENT.read_text()
     assert tables.fill(document) == document
+    pictures = tables.IMAGES.read_text()
+    assert fill_one(pictures, "images", tables.image_sets()) == pictures
     choosing = tables.CHOOSING.read_text()
     assert fill_one(choosing, "chosen", tables.chosen()) == choosing

@@ -1,4 +1,4 @@
-"""The tables of docs/paper.md and docs/choosing.md, out of the cells.
+"""The tables of docs/paper.md, docs/images.md and docs/choosing.md, out of the cells.
 
 ``python -m benchmarks.paper.tables`` writes them and draws docs/paper-epochs.png; ``--check``
 only says whether they are up to date. What nobody ran stays empty.
@@ -7,6 +7,7 @@ only says whether they are up to date. What nobody ran stays empty.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from dataclasses import asdict
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import cells as results
 from benchmarks.cells import Cell
-from benchmarks.paper import graphs
+from benchmarks.paper import graphs, images
 from benchmarks.paper.tabular import (
     METHODS,
     ROWS,
@@ -32,6 +34,7 @@ from benchmarks.tables import ROOT, fill_one, table
 
 DOCUMENT = ROOT / "docs" / "paper.md"
 CHOOSING = ROOT / "docs" / "choosing.md"
+IMAGES = ROOT / "docs" / "images.md"
 PICTURE = ROOT / "docs" / "paper-epochs.png"
 NETWORKS = ("paper", "best")
 # Verma et al., ICML 2021: a linear classifier with all labels.
@@ -43,6 +46,17 @@ PAPER = {
         zip((UNTRAINED, *METHODS, SUPERVISED), (26.8, 27.4, 37.6, 39.7, 35.2), strict=True)
     ),
 }
+# The same for images, with ResNet50(4x): CIFAR-10, CIFAR-100, ImageNet.
+IMAGES_IN_PAPER = dict(
+    zip(
+        images.ROWS,
+        (
+            *((43.1, 18.1, 4.1), (56.1, 29.8, 10.2), (81.3, 46.5, 24.6)),
+            *((83.8, 52.7, None), (93.4, 73.8, 73.4), (94.3, 75.5, 74.4)),
+        ),
+        strict=True,
+    )
+)
 # The same for graphs: no pre-training, InfoGraph, DACL.
 GRAPHS_IN_PAPER = {
     "MUTAG": (81.7, 86.74, 85.31),
@@ -207,6 +221,31 @@ def graph_sets(classifier: str) -> str:
     )
 
 
+def image_sets() -> str:
+    """A column for each set and size that was run, beside the paper's."""
+    folder = results.RESULTS / "paper" / "images"
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    columns: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for cell in found.values():
+        s = cell["settings"]
+        size = f"{s['data']}, ResNet{s['depth']} ({s['width']:g}x)"
+        columns.setdefault(size, {})[s["row"]] = cell["runs"]
+    paper = [f"{name}, the paper" for name in ("CIFAR-10", "CIFAR-100", "ImageNet")]
+    lines = []
+    for row in images.ROWS:
+        ours = [
+            _spread([run["accuracy"] for run in by_row[row]]) if row in by_row else ""
+            for by_row in columns.values()
+        ]
+        theirs = ["" if v is None else f"{v:.1f}" for v in IMAGES_IN_PAPER[row]]
+        lines.append([row, *ours, *theirs])
+    made = table(["Test accuracy in %", *columns, *paper], lines)
+    command = "`python -m benchmarks.paper.images`"
+    runs = [run for cell in found.values() for run in cell["runs"]]
+    source = f"{command}, {machines(runs)}." if runs else f"Not run yet: {command}."
+    return f"{made}\n\n{source}"
+
+
 def _gain(gains: list[float]) -> str:
     if not gains:
         return ""
@@ -257,12 +296,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if out of date")
     check = parser.parse_args().check
-    before = DOCUMENT.read_text(), CHOOSING.read_text()
-    after = fill(before[0]), fill_one(before[1], "chosen", chosen())
+    paths = DOCUMENT, CHOOSING, IMAGES
+    before = [path.read_text() for path in paths]
+    after = [
+        fill(before[0]),
+        fill_one(before[1], "chosen", chosen()),
+        fill_one(before[2], "images", image_sets()),
+    ]
     if check:
         return int(before != after)
-    DOCUMENT.write_text(after[0])
-    CHOOSING.write_text(after[1])
+    for path, text in zip(paths, after, strict=True):
+        path.write_text(text)
     plot_epochs(PICTURE)
     return 0
 
