@@ -141,13 +141,15 @@ def _source(data: str, network: str, used: list[Cell]) -> str:
     encoder = ""
     if network == "paper":
         encoder = f"Encoder: 12 layers of {chosen.networks['paper'][0].width}. "
+    counts = sorted({len(cell.runs()) for cell in used})
+    counts = counts if len(counts) < 3 else [counts[0], counts[-1]]
     draws = ""
     if chosen.label_draws > 1:
         draws = f", each the mean of {chosen.label_draws} draws of the labels where they are few"
     return (
         f"{encoder}{chosen.epochs[network]} epochs of pre-training, batches of "
         f"{chosen.pretrain['batch_size']:,}, "
-        f"AdamW. Mean ± standard deviation over {min(len(cell.runs()) for cell in used)} seeds"
+        f"AdamW. Mean ± standard deviation over {' to '.join(map(str, counts))} seeds"
         f"{draws}. "
         f"`{command}`, {machines(runs)}."
     )
