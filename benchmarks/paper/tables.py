@@ -228,10 +228,18 @@ def image_sets() -> str:
     folder = results.RESULTS / "paper" / "images"
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     columns: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    notes = []
     for cell in found.values():
         s = cell["settings"]
         size = f"{s['data']}, ResNet{s['depth']} ({s['width']:g}x)"
         columns.setdefault(size, {})[s["row"]] = cell["runs"]
+        if "epochs" in s:
+            used = f"{s['images']:,}" if s["images"] else "all"
+            note = (
+                f"{size}: {used} training images, {s['epochs']} epochs, batches of "
+                f"{s['batch_size'] * s['processes']:,}, {len(cell['runs'])} seed(s)."
+            )
+            notes += [note] if note not in notes else []
     paper = [f"{name}, the paper" for name in ("CIFAR-10", "CIFAR-100", "ImageNet")]
     lines = []
     for row in images.ROWS:
@@ -244,7 +252,9 @@ def image_sets() -> str:
     made = table(["Test accuracy in %", *columns, *paper], lines)
     command = "`python -m benchmarks.paper.images`"
     runs = [run for cell in found.values() for run in cell["runs"]]
-    source = f"{command}, {machines(runs)}." if runs else f"Not run yet: {command}."
+    source = f"Not run yet: {command}."
+    if runs:
+        source = f"{' '.join(notes)} {command}, {machines(runs)}."
     return f"{made}\n\n{source}"
 
 
