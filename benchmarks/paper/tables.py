@@ -225,7 +225,7 @@ def graph_sets(classifier: str) -> str:
 
 def image_sets() -> str:
     """A column for each set and size that was run, beside the paper's."""
-    folder = results.RESULTS / "paper" / "images"
+    folder, command = results.RESULTS / "paper" / "images", "python -m benchmarks.paper.images"
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     columns: dict[str, dict[str, list[dict[str, Any]]]] = {}
     notes = []
@@ -234,11 +234,9 @@ def image_sets() -> str:
         size = f"{s['data']}, ResNet{s['depth']} ({s['width']:g}x)"
         columns.setdefault(size, {})[s["row"]] = cell["runs"]
         if "epochs" in s:
-            used = f"{s['images']:,}" if s["images"] else "all"
-            note = (
-                f"{size}: {used} training images, {s['epochs']} epochs, batches of "
-                f"{s['batch_size'] * s['processes']:,}, {len(cell['runs'])} seed(s)."
-            )
+            names = ("data", "depth", "width", "images", "epochs", "batch_size")
+            given = [f"--{n.replace('_', '-')} {s[n]}" for n in names if s[n] is not None]
+            note = f"{size}: `{command} {' '.join(given)}`, seeds: {len(cell['runs'])}."
             notes += [note] if note not in notes else []
     paper = [f"{name}, the paper" for name in ("CIFAR-10", "CIFAR-100", "ImageNet")]
     lines = []
@@ -250,11 +248,8 @@ def image_sets() -> str:
         theirs = ["" if v is None else f"{v:.1f}" for v in IMAGES_IN_PAPER[row]]
         lines.append([row, *ours, *theirs])
     made = table(["Test accuracy in %", *columns, *paper], lines)
-    command = "`python -m benchmarks.paper.images`"
     runs = [run for cell in found.values() for run in cell["runs"]]
-    source = f"Not run yet: {command}."
-    if runs:
-        source = f"{' '.join(notes)} {command}, {machines(runs)}."
+    source = f"{' '.join(notes)} {machines(runs)}." if runs else f"Not run yet: `{command}`."
     return f"{made}\n\n{source}"
 
 
