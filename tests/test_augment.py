@@ -22,7 +22,7 @@ class Scale(nn.Module):
     """Draws from every global generator."""
 
     def forward(self, x):
-        return x * (torch.rand(()) + np.random.rand() + random.random())  # noqa: NPY002
+        return x * (torch.rand(()) + np.random.rand() + random.random())  # noqa: NPY002 - numpy's global state
 
 
 X = torch.rand(16, 3, 8, generator=torch.Generator().manual_seed(0))
@@ -44,11 +44,11 @@ def test_conforms_but_for_compiling_as_one_graph():
 
 def test_all_global_generators_are_seeded_and_left_alone():
     noise = get_noise("augment", transform=Scale())
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
-    expected = torch.rand(2), np.random.rand(2), random.random()  # noqa: NPY002
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002 - numpy's global state
+    expected = torch.rand(2), np.random.rand(2), random.random()  # noqa: NPY002 - numpy's global state
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002 - numpy's global state
     first = noise(X, seed=9)
-    found = torch.rand(2), np.random.rand(2), random.random()  # noqa: NPY002
+    found = torch.rand(2), np.random.rand(2), random.random()  # noqa: NPY002 - numpy's global state
     assert torch.equal(found[0], expected[0])
     assert (found[1] == expected[1]).all()
     assert found[2] == expected[2]

@@ -47,7 +47,7 @@ def sides(
     name, loss = other_loss(settings.temperature)
 
     def with_other_loss() -> Tensor:
-        return loss(*ours.project(x, draw=None))
+        return loss(*ours.project(x))
 
     def only_encoder() -> Tensor:
         total: Tensor = ours.encoder(views).float().sum()
