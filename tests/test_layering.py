@@ -25,7 +25,7 @@ LAYERS = [
     ["mixnoise._torch", "mixnoise.collectives", "mixnoise.agreement"],
     ["mixnoise.ops", "mixnoise.group_loss"],
     ["mixnoise.noises", "mixnoise.plugins", "mixnoise.registry", "mixnoise.losses"],
-    ["mixnoise.model", "mixnoise.micro_batches", "mixnoise.testing"],
+    ["mixnoise.model", "mixnoise.hidden_site", "mixnoise.micro_batches", "mixnoise.testing"],
     ["mixnoise.batches", "mixnoise.metrics"],
     ["mixnoise.features"],
     ["mixnoise.sgd_probe"],

@@ -1,0 +1,100 @@
+"""Mixing in the middle of an encoder."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixnoise.noises.base import Noise
+from mixnoise.noises.hidden import Hidden
+
+
+class HiddenSite:
+    """The forward hook that mixes one submodule's output, and does so only while ``run`` runs.
+
+    It stays registered instead of coming and going with each step: that is what a compiled
+    encoder's guards can follow.
+    """
+
+    def __init__(self, noise: Hidden) -> None:
+        self.noise = noise
+        self.active = False
+        self.n_calls = 0
+        self.n_rows = 0
+        self.generator: torch.Generator | None = None
+        self.draw: Any = None
+
+    def run(
+        self,
+        encoder: nn.Module,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        generator: torch.Generator | None,
+        draw: Any,
+    ) -> Tensor:
+        """The encoder's output for two views mixed at the site, ``(2N, ...)``."""
+        self.active, self.n_calls, self.generator, self.draw = True, 0, generator, draw
+        try:
+            h: Tensor = encoder(*inputs, **kwargs)
+        finally:
+            self.active, self.generator, self.draw = False, None, None
+        if self.n_calls != 1:
+            raise ValueError(
+                f"the submodule {self.noise.at!r} must run exactly once a step, it was seen to run "
+                f"{self.n_calls} times; if the encoder was compiled before DACL was made, its "
+                "hooks are ignored: compile it, or the whole model, afterwards"
+            )
+        check_rows(h, 2 * self.n_rows)
+        return h
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        if not self.active:
+            return None
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"the output of submodule {self.noise.at!r} must be a tensor to be mixed, got "
+                f"{type(output).__name__}; name a submodule that returns one tensor"
+            )
+        self.n_calls += 1
+        self.n_rows = output.shape[0]
+        draw = self.draw
+        if draw is None:
+            draw = self.noise.sample(output, views=2, generator=self.generator)
+        return self.noise.apply(output, draw).flatten(0, 1)
+
+
+def site_of(encoder: nn.Module, noise: Noise) -> HiddenSite | None:
+    """Where a noise mixes within the encoder, if it does."""
+    if not isinstance(noise, Hidden) or noise.at is None:
+        return None
+    site = HiddenSite(noise)
+    _submodule(encoder, noise.at).register_forward_hook(site)
+    return site
+
+
+def check_rows(h: Any, n_rows: int) -> None:
+    if not isinstance(h, Tensor):
+        raise TypeError(f"the encoder must return a tensor, got {type(h).__name__}")
+    if h.ndim == 0 or h.shape[0] != n_rows:
+        raise ValueError(
+            f"the encoder must return one row per sample and view, {n_rows}, got shape "
+            f"{tuple(h.shape)}"
+        )
+
+
+def _submodule(encoder: nn.Module, name: str) -> nn.Module:
+    """The submodule of that name, whether or not the encoder, or a part of it, is compiled."""
+    modules: dict[str, nn.Module] = {}
+    for path, module in encoder.named_modules():
+        # A compiled submodule is found twice; the hooks of its wrapper, which comes first, are
+        # obeyed whenever they are added.
+        modules.setdefault(".".join(p for p in path.split(".") if p != "_orig_mod"), module)
+    plain = ".".join(p for p in name.split(".") if p != "_orig_mod")
+    if not plain or plain not in modules:
+        close = difflib.get_close_matches(plain, [m for m in modules if m], n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"at must name a submodule of the encoder, got {name!r}{hint}")
+    return modules[plain]
