@@ -57,6 +57,17 @@ def test_smoke_run(tmp_path):
     assert cases["time backward linear 4096x2048 bfloat16"]["ratio"].keys() == {"eager"}
 
 
+def test_what_passed_is_kept(tmp_path):
+    output = tmp_path / "gpu.json"
+    first_run = run(output, "-k", "^ceilings|^binary")
+    again = run(output, "-k", "^ceilings", "--resume")
+    assert again == {"ceilings": first_run["ceilings"]}
+    changed = json.loads(output.read_text())
+    changed["kernels"]["sources"] = "others"
+    output.write_text(json.dumps(changed))
+    assert run(output, "-k", "^ceilings", "--resume") != again
+
+
 def test_smoke_sweep(tmp_path):
     cases = run(tmp_path / "sweep.json", "--sweep")
     assert {case["group"].split()[0] for case in cases.values()} == {"forward", "backward", "mix"}

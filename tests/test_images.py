@@ -259,10 +259,13 @@ def test_augmentations_for_large_images():
 def test_time_of_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "RESULTS", tmp_path)
     image_step.main(["--width", "0.125", "--batch-size", "8", "--rounds", "2"])
+    image_step.main(["--width", "0.125", "--batch-size", "8", "--rounds", "1"])
     found = json.loads((tmp_path / "image-step-cpu.json").read_text())
-    assert {"step", "encoder"} < found["seconds"].keys()
-    assert found["outside_encoder"] < 1
-    assert math.isclose(found["images_per_second"], 8 / found["seconds"]["step"])
+    assert [entry["settings"]["rounds"] for entry in found["entries"]] == [2, 1]
+    for entry in found["entries"]:
+        assert {"step", "encoder", "augmenting", "projector and loss"} < entry["seconds"].keys()
+        assert entry["outside_encoder"] < 1
+        assert math.isclose(entry["images_per_second"], 8 / entry["seconds"]["step"])
 
 
 # Two processes.

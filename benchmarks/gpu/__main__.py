@@ -2,7 +2,8 @@
 
 Needs PyTorch and Triton alone; where mixnoise is not installed, ``PYTHONPATH=kernels`` finds the
 kernels, and where there is no git, MIXNOISE_COMMIT names the commit. The results are written after
-every case. ``--sweep`` times other block sizes instead. ``TRITON_INTERPRET=1 python -m
+every case; ``--resume`` keeps those of the file that passed, if kernels and GPU are the same.
+``--sweep`` times other block sizes instead. ``TRITON_INTERPRET=1 python -m
 benchmarks.gpu --smoke --output FILE`` tries all of it on a CPU.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mixnoise_kernels.aot import compiler
 
 from benchmarks.gpu import compile_ahead
 from benchmarks.gpu.bench import Bench, run_case
@@ -53,14 +55,28 @@ def is_lost(bench: Bench) -> bool:
     return False
 
 
+def kept(result: dict[str, Any], output: Path) -> dict[str, dict[str, Any]]:
+    """Cases by name that passed with these kernels on such a GPU."""
+    if not output.exists():
+        return {}
+    found = json.loads(output.read_text())
+    same = found["kernels"] == result["kernels"]
+    if not same or found["machine"].get("gpu") != result["machine"].get("gpu"):
+        return {}
+    return {case["name"]: case for case in found["cases"] if case["status"] == "passed"}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
         "--output", type=Path, help="default: benchmarks/results/gpu-[sweep-]<device>.json"
     )
     parser.add_argument("--minutes", type=float, default=7.5, help="no case is begun after them")
-    parser.add_argument("-k", default="", help="only the cases with this in their names")
+    parser.add_argument(
+        "-k", default="", help="a regular expression: only cases with it in the name"
+    )
     parser.add_argument("--sweep", action="store_true", help="block sizes, and nothing else")
+    parser.add_argument("--resume", action="store_true", help="keep what passed before")
     parser.add_argument("--smoke", action="store_true", help="tiny problems on a CPU")
     options = parser.parse_args()
     if options.smoke and (options.output is None or os.environ.get("TRITON_INTERPRET") != "1"):
@@ -79,16 +95,19 @@ def main() -> int:
     result: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
         "machine": describe(),
+        "kernels": compiler(),
         "cases": [],
     }
-    if not bench.smoke:
-        compile_ahead.start(options.k, is_sweep=options.sweep)
-        result["seconds_of_compilation"] = time.monotonic() - started
     cases = matching(options.k, is_sweep=options.sweep)
     if bench.smoke:
         cases = cases[::_OF_A_SWEEP] if options.sweep else one_of_each_kind(cases)
+    done = kept(result, options.output) if options.resume else {}
+    if not bench.smoke:
+        missing = [case.name for case in cases if case.name not in done]
+        compile_ahead.start(missing, is_sweep=options.sweep)
+        result["seconds_of_compilation"] = time.monotonic() - started
     for case in cases:
-        found = run_case(bench, case)
+        found = done.get(case.name) or run_case(bench, case)
         result["cases"].append(found)
         result["seconds"] = time.monotonic() - started
         write(result, options.output)

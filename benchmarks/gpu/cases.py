@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from benchmarks.gpu import check_loss, check_mix, sweep, time_loss, time_mix
@@ -21,8 +22,8 @@ CASES = [
 ]
 
 
-def matching(name: str, *, is_sweep: bool = False) -> list[Case]:
-    return [case for case in (sweep.CASES if is_sweep else CASES) if name in case.name]
+def matching(pattern: str, *, is_sweep: bool = False) -> list[Case]:
+    return [case for case in (sweep.CASES if is_sweep else CASES) if re.search(pattern, case.name)]
 
 
 def one_of_each_kind(cases: list[Case]) -> list[Case]:

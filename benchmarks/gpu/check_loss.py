@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.gpu import reference
 from benchmarks.gpu.bench import Bench, Case
 from benchmarks.gpu.problem import Problem
-from benchmarks.gpu.timing import capture, release_memory
+from benchmarks.gpu.timing import capture
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -26,7 +26,8 @@ def poison(device: torch.device, largest: int = 2**28) -> None:
     """Leaves NaN in the blocks that the allocator hands out next, large and small."""
     if device.type != "cuda":
         return
-    release_memory(device)
+    # No garbage is collected: that takes half a second once a compiler has been imported.
+    torch.cuda.empty_cache()
     sizes = [largest, *[2**20] * 64]  # bytes; up to 1 MiB there is a pool of its own
     blocks = [torch.full((size // 4,), math.nan, device=device) for size in sizes]
     del blocks

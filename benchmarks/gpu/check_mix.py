@@ -50,7 +50,8 @@ def judge(
     ulps = off
     if found.is_floating_point():
         kind = torch.finfo(found.dtype)
-        ulps = off / torch.ldexp(size.new_tensor(kind.eps), size.clamp(kind.tiny).frexp()[1] - 1)
+        exponent = size.clamp(kind.tiny).frexp()[1] - 1
+        ulps = off / torch.ldexp(torch.full_like(size, kind.eps), exponent)
     errors, most = {"ulps": ulps.max().item()}, _ULPS[batch.noise]
     tolerance: dict[str, float] = {"ulps": min(1, most) if half else most}
     if gradient:

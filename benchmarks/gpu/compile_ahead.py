@@ -1,12 +1,11 @@
 """Compile the kernels of many cases in processes side by side, into the caches on disk.
 
-``python -m benchmarks.gpu.compile_ahead NAME IS_SWEEP INDEX COUNT`` is one of them. What fails
-here fails again when it is measured, and is reported then.
+``python -m benchmarks.gpu.compile_ahead IS_SWEEP INDEX COUNT`` is one of them, with the names of
+the cases on standard input. What fails here fails again when it is measured, and is reported then.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -19,19 +18,26 @@ _MOST_PROCESSES = 12
 _LONGEST_SECONDS = 150
 
 
-def start(name: str, *, is_sweep: bool) -> None:
-    """For all cases that match; returns when they are compiled, or when it takes too long."""
+def start(names: list[str], *, is_sweep: bool) -> None:
+    """For the cases of these names; returns when they are compiled, or when it takes too long.
+
+    Processes say on standard error what they could not compile.
+    """
     count = min(_MOST_PROCESSES, os.cpu_count() or 1)
-    command = [sys.executable, "-m", "benchmarks.gpu.compile_ahead", name, str(int(is_sweep))]
-    processes = [
-        subprocess.Popen(
+    command = [sys.executable, "-m", "benchmarks.gpu.compile_ahead", str(int(is_sweep))]
+    processes = []
+    for index in range(count):
+        process = subprocess.Popen(
             [*command, str(index), str(count)],
             env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},  # else each starts a pool
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            text=True,
         )
-        for index in range(count)
-    ]
+        if process.stdin is not None:
+            process.stdin.write("\n".join(names))
+            process.stdin.close()
+        processes.append(process)
     deadline = time.monotonic() + _LONGEST_SECONDS * (2 if is_sweep else 1)
     for process in processes:
         try:
@@ -42,12 +48,15 @@ def start(name: str, *, is_sweep: bool) -> None:
 
 
 def main() -> None:
-    name, (is_sweep, index, count) = sys.argv[1], map(int, sys.argv[2:])
-    bench = Bench()
-    ahead = dict.fromkeys(w for case in matching(name, is_sweep=bool(is_sweep)) for w in case.ahead)
+    is_sweep, index, count = map(int, sys.argv[1:])
+    names, bench = set(sys.stdin.read().splitlines()), Bench()
+    cases = [case for case in matching("", is_sweep=bool(is_sweep)) if case.name in names]
+    ahead = dict.fromkeys(work for case in cases for work in case.ahead)
     for work in list(ahead)[index::count]:
-        with contextlib.suppress(Exception):
+        try:
             work.warm_up(bench)
+        except Exception as error:  # will be met again, and reported
+            print(f"not compiled ahead: {work}: {error}"[:300], file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,19 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 Views = Callable[[], tuple[Tensor, ...]]
 
 
-def _compiled(device: torch.device) -> Loss:
+def _compiled(loss: Loss, device: torch.device, mode: str | None = None) -> Loss:
     torch.compiler.reset()  # else the second size would be compiled for all sizes
     # Else a compiled backward may overwrite what was saved for it, and run only once.
     functorch_config.donated_buffer = False
-    backend = "inductor" if device.type == "cuda" else "eager"
-    return torch.compile(eager, backend=backend, dynamic=False)
+    if device.type != "cuda":
+        return torch.compile(loss, backend="eager", dynamic=False)
+    return torch.compile(loss, mode=mode, dynamic=False)
+
+
+COMPILED: dict[str, Callable[[Loss, torch.device], Loss]] = {
+    "default": _compiled,
+    "reduce-overhead": partial(_compiled, mode="reduce-overhead"),
+}
 
 
 def _lightly(device: torch.device) -> Loss:
@@ -49,7 +56,7 @@ def _inf_cl(device: torch.device) -> Loss:
 
 PEERS: dict[str, Callable[[torch.device], Loss]] = {
     "eager": lambda device: eager,
-    "compiled": _compiled,
+    "compiled": partial(_compiled, eager),
     "lightly": _lightly,
     "inf_cl": _inf_cl,
 }

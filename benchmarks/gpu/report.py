@@ -86,8 +86,18 @@ def _step(case: dict[str, Any]) -> str:
     times = ", ".join(f"{name} {_ms(time['median'])} ms" for name, time in case["step"].items())
     return (
         f"{case['depth']} layers of {case['width']:,}, batch {case['batch']:,}, "
-        f"{case['precision']}: {times}; mixing and loss {case['share_of_mixing_and_loss']:.1%}"
+        f"{case['precision']}: {times}; mixing and loss {case['share_of_mixing_and_loss']:.1%} of "
+        "the time in kernels"
     )
+
+
+def _compiled(case: dict[str, Any]) -> str:
+    times = ", ".join(
+        f"{mode} {_ms(found['ours']['median'])} ms"
+        + (f" ({case['ratio'][mode]:.1f}x)" if mode in case["ratio"] else "")
+        for mode, found in case["compiled"].items()
+    )
+    return f"{case['rows']:,} x {case['d']} {case['products']}, compiled, both: {times}"
 
 
 def _backward(case: dict[str, Any]) -> str:
@@ -149,5 +159,11 @@ def _mixing(case: dict[str, Any]) -> list[str]:
 
 
 # By a key that only such a case has.
-_LINES = {"rates": _rates, "seconds_of_both": _largest, "step": _step, "backward": _backward}
+_LINES = {
+    "rates": _rates,
+    "seconds_of_both": _largest,
+    "compiled": _compiled,
+    "step": _step,
+    "backward": _backward,
+}
 _TABLES = [("ours", _LOSS_ROW, _LOSS_HEAD, _loss), ("mixing", _MIX_ROW, _MIX_HEAD, _mixing)]

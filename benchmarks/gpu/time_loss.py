@@ -16,9 +16,10 @@ from torch import Tensor
 from benchmarks.gpu import reference
 from benchmarks.gpu.bench import Bench, Case
 from benchmarks.gpu.check_loss import accuracy, relative_error
-from benchmarks.gpu.peers import PEERS, Loss
+from benchmarks.gpu.peers import COMPILED, PEERS, Loss
 from benchmarks.gpu.problem import Problem, matmul_precision
 from benchmarks.gpu.timing import capture, extra_bytes, measure, measure_once, release_memory
+from benchmarks.speed.peers import nt_xent as eager
 
 _CHECKED_ROWS = 1024
 
@@ -116,6 +117,47 @@ def timed(bench: Bench, problem: Problem) -> dict[str, Any]:
     }
 
 
+def compiled(bench: Bench, problem: Problem) -> dict[str, Any]:
+    """Forward and backward together, ours and the plain formula, each as two modes compile it.
+
+    Where there are few rows the host is what both wait for; "reduce-overhead" is CUDA graphs.
+    """
+    problem = bench.sized(problem)
+    release_memory(bench.device)
+    z1, z2 = problem.inputs(bench.device, bench.seed())
+
+    def ours(z1: Tensor, z2: Tensor, t: float) -> Tensor:
+        return bench.loss(problem, z1, z2, t, "mean")
+
+    expected = ours(z1, z2, problem.temperature).item()
+
+    def time(plain: Loss, mode: str) -> dict[str, Any]:
+        loss, t = COMPILED[mode](plain, bench.device), problem.temperature
+        value = both(loss, z1, z2, t)[0].item()
+        if not abs(value - expected) <= problem.tolerance * abs(expected):
+            raise ValueError(f"another loss: {value} instead of {expected}")
+        return measure(lambda: both(loss, z1, z2, t), bench.device)
+
+    times = {
+        mode: {
+            "ours": time(ours, mode),
+            "plain": bench.peer(partial(time, eager, mode)),
+        }
+        for mode in COMPILED
+    }
+    return {
+        "rows": problem.rows,
+        "d": problem.d,
+        "products": problem.products,
+        "compiled": times,
+        "ratio": {
+            mode: found["plain"]["median"] / found["ours"]["median"]
+            for mode, found in times.items()
+            if "median" in found["plain"]
+        },
+    }
+
+
 def largest(bench: Bench, problem: Problem) -> dict[str, Any]:
     """Forward and backward once after a warm-up; some of the losses are checked."""
     problem, seed = bench.sized(problem), bench.seed()
@@ -158,9 +200,15 @@ _TIMED = [
 _LARGEST = Problem(2**19, 128, temperature=0.5)
 
 # The FIRST are the ones that matter most, should time be short.
-FIRST = 4
+FIRST = 7
 CASES = [  # without CUDA all sizes are tiny
     Case(f"time {p.name}", partial(timed, problem=p), (p,), p.rows != _TIMED[0].rows)
     for p in _TIMED
 ]
-CASES.insert(FIRST - 1, Case(f"time {_LARGEST.name}", partial(largest, problem=_LARGEST)))
+CASES[3:3] = [
+    Case(f"time {_LARGEST.name}", partial(largest, problem=_LARGEST)),
+    *[
+        Case(f"time compiled {p.name}", partial(compiled, problem=p), (), p != _TIMED[0])
+        for p in _TIMED[:3]
+    ],
+]

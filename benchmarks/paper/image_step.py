@@ -1,13 +1,15 @@
 """What a step of SimCLR costs beside its encoder: ``python -m benchmarks.paper.image_step``.
 
-Three ways in turns, on random images: the whole step; the encoder's part of it, forward and
-backward of both views; and the whole step with the loss of lightly, or with the plain formula where
-lightly is not installed. Medians go into benchmarks/results/image-step-<device>.json.
+In turns, on random images: the whole step, and its parts, each forward and backward on what it
+would get: augmenting, the encoder on both views, projector and loss. The step and its last part
+also with the loss of lightly, or with the plain formula where lightly is not installed. Medians go
+into benchmarks/results/image-step-<device>.json, one entry for each batch size.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -43,17 +45,22 @@ def sides(
     pixels = 32 if settings.data.startswith("cifar") else 224
     generator = torch.Generator(device).manual_seed(0)
     x = torch.rand(settings.batch_size, 3, pixels, pixels, device=device, generator=generator)
-    views = ours.noises[0].views(x, seed=0).flatten(0, 1)
-    name, loss = other_loss(settings.temperature)
+    augment = ours.noises[0]
+    views = augment.views(x, seed=0).flatten(0, 1)
+    features = ours.encoder(views).detach().requires_grad_()
+    name, other = other_loss(settings.temperature)
 
-    def with_other_loss() -> Tensor:
-        return loss(*ours.project(x))
+    def projector_and(loss: Loss) -> Tensor:
+        return loss(*ours.projector(features).chunk(2))
 
-    def only_encoder() -> Tensor:
-        total: Tensor = ours.encoder(views).float().sum()
-        return total
-
-    return {"step": lambda: ours(x), "encoder": only_encoder, name: with_other_loss}
+    return {
+        "step": lambda: ours(x),
+        f"step with {name}": lambda: other(*ours.project(x)),
+        "augmenting": lambda: augment.views(x).sum(),
+        "encoder": lambda: ours.encoder(views).float().sum(),
+        "projector and loss": lambda: projector_and(ours.loss),
+        f"projector and {name}": lambda: projector_and(other),
+    }
 
 
 def measure(
@@ -85,7 +92,8 @@ def _seconds(way: Callable[[], Tensor], autocast: Any, device: torch.device) -> 
     started = time.perf_counter()
     with autocast:
         loss = way()
-    loss.backward()
+    if loss.requires_grad:
+        loss.backward()
     wait()
     return time.perf_counter() - started
 
@@ -111,8 +119,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     found = measure(settings, options.compile, device, options.rounds)
     path = cells.RESULTS / f"image-step-{device.type}.json"
+    machine, entries = describe(), []
+    if path.exists():
+        entries = json.loads(path.read_text())["entries"]
     given = vars(options)
-    cells.write(path, {"machine": describe(), "settings": given, **found})
+    entries = [entry for entry in entries if entry["settings"] != given]
+    entries.append({"machine": machine, "settings": given, **found})
+    cells.write(path, {"entries": entries})
     print(found)
 
 

@@ -94,7 +94,10 @@ def simclr(pixels: int) -> nn.Module:
     small = pixels < 64
     s = 0.4 if small else 0.8
     transforms: list[nn.Module] = [
-        augmentation.RandomResizedCrop((pixels, pixels), scale=(0.08, 1.0)),
+        # "resample" crops all images at once; the result is that of the default, image by image.
+        augmentation.RandomResizedCrop(
+            (pixels, pixels), scale=(0.08, 1.0), cropping_mode="resample"
+        ),
         augmentation.RandomHorizontalFlip(),
         augmentation.ColorJitter(s, s, s, s / 4, p=0.8),
         augmentation.RandomGrayscale(p=0.2),
