@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import tables as gpu
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -285,6 +287,8 @@ TABLES: Tables = {
     "speed-trainer": ("trainer-cpu.json", speed_trainer),
     "speed-mixing": ("speed-cpu.json", speed_mixing),
     "distributed": ("distributed-cpu.json", distributed_sentence),
+    "gpu-loss": ("gpu-h100.json", gpu.loss),
+    "gpu-mixing": ("gpu-h100.json", gpu.mixing),
 }
 SCALING_TABLES: Tables = {
     "scaling": ("scaling.json", scaling),

@@ -56,14 +56,15 @@ def is_lost(bench: Bench) -> bool:
 
 
 def kept(result: dict[str, Any], output: Path) -> dict[str, dict[str, Any]]:
-    """Cases by name that passed with these kernels on such a GPU."""
+    """Cases by name that passed with these kernels on such a GPU, and with what commit."""
     if not output.exists():
         return {}
     found = json.loads(output.read_text())
     same = found["kernels"] == result["kernels"]
     if not same or found["machine"].get("gpu") != result["machine"].get("gpu"):
         return {}
-    return {case["name"]: case for case in found["cases"] if case["status"] == "passed"}
+    commit = {"commit": found["machine"]["commit"]}
+    return {case["name"]: commit | case for case in found["cases"] if case["status"] == "passed"}
 
 
 def parse() -> argparse.Namespace:

@@ -187,8 +187,10 @@ def machines(runs: list[dict[str, Any]]) -> str:
     def each(key: str) -> str:
         return ", ".join(sorted({str(run["machine"][key]) for run in runs}))
 
+    threads = "1 thread" if each("threads") == "1" else f"{each('threads')} threads"
+    gpu = f"{each('gpu')}, " if any("gpu" in run["machine"] for run in runs) else ""
     return (
-        f"{each('processor')}, {each('threads')} thread, torch {each('torch')}, Python "
+        f"{gpu}{each('processor')}, {threads}, torch {each('torch')}, Python "
         f"{each('python')}, commit {each('commit')}, {each('date')}"
     )
 
@@ -228,7 +230,7 @@ def image_sets() -> str:
     folder, command = results.RESULTS / "paper" / "images", "python -m benchmarks.paper.images"
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     columns: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    notes = []
+    commands: dict[str, str] = {}
     for cell in found.values():
         s = cell["settings"]
         size = f"{s['data']}, ResNet{s['depth']} ({s['width']:g}x)"
@@ -236,8 +238,7 @@ def image_sets() -> str:
         if "epochs" in s:
             names = ("data", "depth", "width", "images", "epochs", "batch_size")
             given = [f"--{n.replace('_', '-')} {s[n]}" for n in names if s[n] is not None]
-            note = f"{size}: `{command} {' '.join(given)}`, seeds: {len(cell['runs'])}."
-            notes += [note] if note not in notes else []
+            commands[size] = f"`{command} {' '.join(given)}`, seeds: {len(cell['runs'])}"
     paper = [f"{name}, the paper" for name in ("CIFAR-10", "CIFAR-100", "ImageNet")]
     lines = []
     for row in images.ROWS:
@@ -248,9 +249,27 @@ def image_sets() -> str:
         theirs = ["" if v is None else f"{v:.1f}" for v in IMAGES_IN_PAPER[row]]
         lines.append([row, *ours, *theirs])
     made = table(["Test accuracy in %", *columns, *paper], lines)
-    runs = [run for cell in found.values() for run in cell["runs"]]
-    source = f"{' '.join(notes)} {machines(runs)}." if runs else f"Not run yet: `{command}`."
+    notes = []
+    for size, by_row in columns.items():
+        runs = [run for runs in by_row.values() for run in runs]
+        notes.append(f"{size}: {commands.get(size, command)}. {machines(runs)}.")
+    source = "\n\n".join(notes) if notes else f"Not run yet: `{command}`."
     return f"{made}\n\n{source}"
+
+
+def image_step() -> str:
+    """A line for each part of a step that was timed on a GPU."""
+    path = results.RESULTS / "image-step-cuda.json"
+    entries = json.loads(path.read_text())["entries"]
+    head = [f"batch of {entry['settings']['batch_size']:,}" for entry in entries]
+    lines = [
+        [part, *(f"{1000 * entry['seconds'][part]:.1f} ms" for entry in entries)]
+        for part in entries[0]["seconds"]
+    ]
+    lines.append(["images a second", *(f"{e['images_per_second']:,.0f}" for e in entries)])
+    lines.append(["outside the encoder", *(f"{e['outside_encoder']:.0%}" for e in entries)])
+    made = table(["median", *head], lines)
+    return f"{made}\n\n`python -m benchmarks.paper.image_step`, {machines(entries)}."
 
 
 def _gain(gains: list[float]) -> str:
@@ -308,7 +327,7 @@ def main() -> int:
     after = [
         fill(before[0]),
         fill_one(before[1], "chosen", chosen()),
-        fill_one(before[2], "images", image_sets()),
+        fill_one(fill_one(before[2], "images", image_sets()), "image-step", image_step()),
     ]
     if check:
         return int(before != after)
