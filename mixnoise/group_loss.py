@@ -101,7 +101,7 @@ class _Rows(torch.autograd.Function):
         with torch.autocast(z1.device.type, enabled=False):
             loss, ctx.saved = backend.forward(z1, z2, rows, offset, temperature, number, precision)
         ctx.save_for_backward(z1, z2, temperature)
-        ctx.settings = backend, number, precision, group, counts
+        ctx.settings = backend, number, group, counts
         return loss
 
     @staticmethod
@@ -110,13 +110,13 @@ class _Rows(torch.autograd.Function):
             # With create_graph=True the result would carry no graph.
             raise RuntimeError("nt_xent has no second derivative: do not use create_graph=True")
         z1, z2, temperature = ctx.saved_tensors
-        backend, number, precision, group, counts = ctx.settings
+        backend, number, group, counts = ctx.settings
         grad_largest = largest(grad.abs().amax(), group)
         own = backend.weights(grad, grad_largest, ctx.saved, temperature, number)
         every = gather_rows(own, counts, group)
         with torch.autocast(z1.device.type, enabled=False):
             dz1, dz2, dt = backend.backward(
-                grad, grad_largest, z1, z2, every, ctx.saved, temperature, number, precision
+                grad, grad_largest, z1, z2, every, ctx.saved, temperature, number
             )
         dt = dt.to(temperature.dtype) if ctx.needs_input_grad[2] else None
         return dz1, dz2, dt, *[None] * 6

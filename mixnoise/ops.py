@@ -17,7 +17,7 @@ from mixnoise.draw import FUNCTIONS, Draw
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BACKENDS = ("auto", "torch", "triton")
 REDUCTIONS = ("mean", "sum", "none")
-PRECISIONS = ("auto", "ieee", "bf16x6", "tf32x3", "tf32")
+PRECISIONS = ("auto", "ieee", "bf16x6", "bf16x3")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -93,7 +93,7 @@ def nt_xent(
         precision: of the products of float32 rows. "auto" follows
             ``torch.get_float32_matmul_precision()``: "highest" is "bf16x6" in Triton, as exact as
             float32's own products (rows in three terms of bfloat16, the six products of these that
-            count), anything else "tf32" (2^-11). "tf32x3" takes three products (some 2^-22);
+            count), anything else "bf16x3" (two terms, three products: 2^-16, where TF32 has 2^-11).
             "ieee" demands float32 products, the slowest. In Triton, half types are multiplied as
             they are: unit rows are rounded to them. The PyTorch backend computes half types in
             float32.

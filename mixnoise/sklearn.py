@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ except ModuleNotFoundError as error:
 import numpy as np
 import torch
 
-from mixnoise.beside import written_beside
 from mixnoise.features import frozen
 from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
@@ -37,6 +35,7 @@ from mixnoise.ops import check_integer
 from mixnoise.optim import make_optimizer
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
+from mixnoise.tabular import encoder_file
 from mixnoise.tabular.columns import Columns
 from mixnoise.tabular.noise import TableNoise
 from mixnoise.tabular.rows import Rows, SparseRows, held_out, parts
@@ -46,7 +45,6 @@ from mixnoise.train import pretrain
 #: scikit-learn's own checks that ``DACLEncoder`` does not pass, and why; for ``check_estimator``.
 EXPECTED_FAILED_CHECKS: dict[str, str] = {}
 
-_FORMAT = "mixnoise.sklearn.DACLEncoder/1"
 _NOT_SAVED = ("run_dir", "resume", "verbose", "random_state")  # of the parameters
 _SCALE = "sparse_scale"  # among the tensors
 # Held out for stopping early: a tenth, but no more than tell one epoch from the next.
@@ -245,33 +243,25 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Raises:
             ValueError: the noise is not one that a name can stand for.
         """
-        from safetensors.torch import save_file
-
         check_is_fitted(self, "model_")
         parameters = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
         if isinstance(self.noise, Noise):
             parameters["noise"] = self.noise.config()
         if not isinstance(self.categorical_features, str):
             parameters["categorical_features"] = np.asarray(self.categorical_features).tolist()
-        try:
-            content = json.dumps(
-                {
-                    "parameters": parameters,
-                    "columns": None if self.columns_ is None else self.columns_.as_dict(),
-                    "n_features_in": self.n_features_in_,
-                    "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
-                    "history": self.history_,
-                    "n_iter": self.n_iter_,
-                    "seed": self._seed,
-                }
-            )
-        except TypeError as error:
-            raise ValueError(f"this encoder cannot be saved: {error}") from error
-        tensors = {name: t.contiguous() for name, t in self.model_.state_dict().items()}
+        content = {
+            "parameters": parameters,
+            "columns": None if self.columns_ is None else self.columns_.as_dict(),
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
+            "history": self.history_,
+            "n_iter": self.n_iter_,
+            "seed": self._seed,
+        }
+        tensors = self.model_.state_dict()
         if self.columns_ is None:
             tensors[_SCALE] = torch.from_numpy(self._scale)
-        with written_beside(Path(path)) as part:
-            save_file(tensors, part, {"format": _FORMAT, "encoder": content})
+        encoder_file.write(Path(path), content, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DACLEncoder:
@@ -281,23 +271,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             FileNotFoundError: there is no such file.
             ValueError: it is not one of these files, or not whole.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no such file: {str(path)!r}")
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                # Not a dict: safe_open has keys(), and cannot be iterated over.
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is not a whole safetensors file: {error}") from error
-        if header.get("format") != _FORMAT:
-            raise ValueError(
-                f"{str(path)!r} was not written by DACLEncoder.save: its format is "
-                f"{header.get('format')!r}, not {_FORMAT!r}"
-            )
-        found = json.loads(header["encoder"])
+        found, tensors = encoder_file.read(Path(path))
         parameters = found["parameters"]
         if isinstance(parameters["noise"], dict):
             parameters["noise"] = get_noise(**parameters["noise"])
@@ -364,7 +338,13 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         try:
             return get_noise(self.noise, alpha=self.alpha)
         except TypeError:  # it has another strength
-            return get_noise(self.noise)
+            try:
+                return get_noise(self.noise)
+            except TypeError as error:
+                raise ValueError(
+                    f"noise {self.noise!r} cannot be made of its name alone ({error}); give the "
+                    "noise itself"
+                ) from error
 
     def _check_parameters(self) -> None:
         for name, least in (

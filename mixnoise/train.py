@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -25,14 +24,11 @@ from mixnoise.monitor import Monitor
 from mixnoise.noises.base import Noise
 from mixnoise.ops import check_choice, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
-from mixnoise.progress import warn
-from mixnoise.run_folder import RunFolder, jsonable
+from mixnoise.resuming import open_run
+from mixnoise.run_folder import RunFolder
 from mixnoise.seeding import preserved_random_state
 from mixnoise.termination import deferred_sigterm
 from mixnoise.validation import Validation
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 __all__ = ["LossNotFinite", "Run", "pretrain"]
 
@@ -239,7 +235,7 @@ def pretrain(
         }
         checkpoint = None
         if folder is not None:
-            checkpoint = _open(folder, config, resume, accelerator, agreement, model)
+            checkpoint = open_run(folder, config, resume, accelerator, agreement, model)
         loop = Loop(
             accelerator=accelerator,
             agreement=agreement,
@@ -291,63 +287,3 @@ def _check(
         raise TypeError(f"seed must be an integer, got {seed!r}")
     if isinstance(trackers, str):
         raise TypeError(f"trackers must be a sequence of names, got the string {trackers!r}")
-
-
-def _open(
-    folder: RunFolder,
-    config: dict[str, Any],
-    resume: bool,
-    accelerator: Accelerator,
-    agreement: Agreement | None,
-    model: DACL,
-) -> Path | None:
-    """The checkpoint to go on from; the folder of a new run gets its config."""
-    former = folder.config()
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
-    if former is not None and not resume:
-        raise ValueError(
-            f"run_dir {str(folder.path)!r} already holds a run: go on with resume=True, or name "
-            "another folder"
-        )
-    if former is not None:
-        for key, value in jsonable(config).items():
-            if former.get(key) != value:
-                raise ValueError(
-                    f"run_dir {str(folder.path)!r} holds another run: its {key} is "
-                    f"{former.get(key)}, this one's {value}"
-                )
-    elif folder.checkpoints.finished():
-        raise ValueError(
-            f"run_dir {str(folder.path)!r} holds checkpoints but no config.json that says of what: "
-            "bring it back, or name another folder"
-        )
-    checkpoint, damaged = folder.checkpoints.to_resume()
-    if agreement is not None:
-        # Counted from 1, since step 0 has none.
-        step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
-        agreement.same(step, "run_dir must hold the same newest checkpoint for all processes")
-    if accelerator.is_main_process:
-        for text in damaged:
-            warn(f"{text}; going on from the one before")
-        folder.checkpoints.remove_unfinished()
-        now = _versions()
-        if former is None:
-            folder.write_config({**config, **now, "model": str(model).splitlines()})
-        elif changed := [
-            f"{k} {former.get(k)}, now {v}" for k, v in now.items() if former.get(k) != v
-        ]:
-            warn(f"the run began with {'; '.join(changed)}: the last bits may differ")
-    accelerator.init_trackers("mixnoise")
-    return checkpoint
-
-
-def _versions() -> dict[str, Any]:
-    """What else decides the last bit."""
-    from mixnoise import __version__
-
-    return {
-        "mixnoise": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-    }

@@ -31,7 +31,7 @@ LAYERS = [
     ["mixnoise.sgd_probe"],
     ["mixnoise.evaluate"],
     ["mixnoise.accelerator", "mixnoise.optim", "mixnoise.run_folder"],
-    ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation"],
+    ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation", "mixnoise.resuming"],
     ["mixnoise.loop"],
     ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular"],
     [

@@ -39,7 +39,7 @@ from mixnoise_kernels import operators
 from mixnoise_kernels.blocks import Chip
 from mixnoise_kernels.elementary import LOG2_ZERO, log2, normal_pair
 from mixnoise_kernels.hash import STREAM_ELEMENT, words
-from mixnoise_kernels.rounding import narrow, round_to_tf32
+from mixnoise_kernels.rounding import narrow
 from mixnoise_kernels.views import quarter_of
 
 pytestmark = pytest.mark.usefixtures("triton_runs")
@@ -562,26 +562,3 @@ def test_narrow_rounds_like_torch(dtype):
     _narrow_kernel[(1,)](x, y, SIZE=size)
     # Payloads of NaN may differ.
     torch.testing.assert_close(y, x.to(dtype), rtol=0, atol=0, equal_nan=True)
-
-
-@triton.jit
-def _tf32_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
-    i = tl.arange(0, SIZE)
-    tl.store(y_ptr + i, round_to_tf32(tl.load(x_ptr + i)))
-
-
-def test_round_to_tf32_is_to_the_nearest():
-    """To 11 significant bits, ties away from zero; inf and NaN keep all of theirs."""
-    size = 2**17
-    bits = every_kind_of_bits(size)
-    bits[-(2**16) :] = bits[-(2**16) :] & 0xFFFFE000 | 0x1000  # ties
-    numbers = bits.view(np.float32)
-    y = torch.zeros(size, device=DEVICE)
-    _tf32_kernel[(1,)](on_device(numbers), y, SIZE=size)
-    wide = numbers.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        _, exponent = np.frexp(np.where(np.isfinite(wide), wide, 1))
-        unit = np.ldexp(1.0, np.maximum(exponent - 1, -126) - 10)
-        rounded = np.copysign(np.floor(np.abs(wide) / unit + 0.5) * unit, wide)
-        expected = np.where(np.isfinite(wide), rounded.astype(np.float32), numbers)
-    assert (y.cpu().numpy().view(np.uint32) == expected.view(np.uint32)).all()

@@ -178,7 +178,7 @@ _ACCURACY = [
     *[Problem(129, d, FP32) for d in (100, 700)],
     Problem(2048, 512, FP16),
     Problem(2048, 256, FP32, matmul="high"),
-    *[Problem(1000, 128, FP32, precision=precision) for precision in ("ieee", "tf32x3")],
+    *[Problem(1000, 128, FP32, precision=precision) for precision in ("ieee", "bf16x3")],
     Problem(2048, 512, BF16, 0.005),
     *[Problem(1000, 128, BF16, t, learns_temperature=True) for t in (0.5, 0.05, 0.005)],
     *[Problem(1000, 128, FP32, t, learns_temperature=True) for t in (0.05, 0.005)],

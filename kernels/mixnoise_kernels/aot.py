@@ -142,7 +142,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list of objects, one a compilation")
     parser.add_argument("--save", type=Path, help="a file for them and what they depend on")
     parser.add_argument("--arch", type=int, nargs="+", default=list(CHIPS))
-    parser.add_argument("--dtype", nargs="+", default=["bf16", "fp32"], choices=DTYPES)
+    parser.add_argument("--dtype", nargs="+", default=["bf16", "fp32", "bf16x3"], choices=DTYPES)
     parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=KERNELS)
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROW_LENGTHS))
     options = parser.parse_args()

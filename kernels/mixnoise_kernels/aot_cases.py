@@ -28,7 +28,10 @@ CHIPS = {
     100: blocks.Chip(10, 227 * 1024, 148),
 }
 ROW_LENGTHS = (64, 128, 256, 512)
-DTYPES = ("bf16", "fp16", "fp32")
+# Rows of float32 are multiplied in three terms of bfloat16; as "bf16x3" in two.
+DTYPES = ("bf16", "fp16", "fp32", "bf16x3")
+_OPERANDS = {"fp32": "bf16x6", "bf16x3": "bf16x3"}
+_TERMS = {"fp32": 3, "bf16x3": 2}
 
 KERNELS = {
     "normalize": normalize_kernel,
@@ -86,6 +89,8 @@ def cases(arches: tuple[int, ...], dtypes: tuple[str, ...]) -> Iterator[Case]:
         for dtype in dtypes:
             for d in ROW_LENGTHS:
                 yield from _loss_cases(arch, dtype, d)
+            if dtype == "bf16x3":  # mixing has no products
+                continue
             for function in (-1, *range(len(mix.FUNCTIONS))):
                 yield from _mix_cases(arch, dtype, function)
         yield from _draw_cases(arch)
@@ -95,9 +100,8 @@ def cases(arches: tuple[int, ...], dtypes: tuple[str, ...]) -> Iterator[Case]:
 
 
 def _loss_cases(arch: int, dtype: str, d: int) -> Iterator[Case]:
-    # Float32 rows are multiplied in three terms of bfloat16.
-    terms, chip = 3 if dtype == "fp32" else 1, CHIPS[arch]
-    number, size = {"FROM_TENSOR": False}, 2 * terms
+    terms, operands, chip = _TERMS.get(dtype, 1), _OPERANDS.get(dtype, "half"), CHIPS[arch]
+    number = {"FROM_TENSOR": False}
 
     def case(kernel: str, elements: int, *parts: dict[str, Any]) -> Case:
         return Case(
@@ -106,23 +110,22 @@ def _loss_cases(arch: int, dtype: str, d: int) -> Iterator[Case]:
 
     rows = blocks.rows_at_a_time(d)
     each = {"BLOCK_ROWS": rows, "BLOCK_D": d, "TERMS": terms}
-    yield case("normalize", rows * d, each, number, {"TINY": 1e-38, "ROUND_TO": ""})
+    yield case("normalize", rows * d, each, number, {"TINY": 1e-38, "ROUND": False})
     yield case("normalize_backward", rows * d, each, {"PARTS": 2})
     some = {"BLOCK_ROWS": 32, "BLOCK_SUMS": 16}
     yield case("loss", 32 * d, number, some, _row(d, min(d, 64), terms))
     if d == ROW_LENGTHS[0]:  # rows do not matter to it
         yield case("weights", 128, number, {"BLOCK_ROWS": 128, "WEIGHT_SCALE": 1.0})
 
-    products = {"PRECISION": "ieee"}
-    t = blocks.triangle(size, d, chip)
+    t = blocks.triangle(operands, d, chip)
     square = {"WARPS": min(t.warps, t.rows // 16), "BLOCK": t.rows}
-    yield case("triangle", t.rows**2, products, number, square, _tile(t, d, terms))
+    yield case("triangle", t.rows**2, number, square, _tile(t, d, terms))
     for kernel in ("rows", "gradient"):
         for running in (False, True):
-            r = blocks.rows(size, d, running, chip)
+            r = blocks.rows(operands, d, running, chip)
             tile = {"RUNNING": running, "BLOCK": r.rows, "BLOCK_COLUMNS": r.columns}
             out = {"BLOCK_OUT": r.out, "PARTS": 2} if kernel == "gradient" else {}
-            yield case(kernel, r.rows * r.columns, products, number, tile, out, _tile(r, d, terms))
+            yield case(kernel, r.rows * r.columns, number, tile, out, _tile(r, d, terms))
 
 
 def _row(d: int, k: int, terms: int) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def _element(case: Case, pointer: str) -> str:
     if pointer in _INPUTS | _UNIT_ROWS or (
         pointer == "grad_ptr" and case.kernel == "views_gradient"
     ):
-        return case.dtype
+        return "fp32" if case.dtype == "bf16x3" else case.dtype
     if pointer == "log2_l_ptr" and case.kernel != "gradient":
         return "fp64"
     return _POINTERS.get(pointer, "fp32")

@@ -21,7 +21,7 @@ class Blocks:
     warps: int
     stages: int  # loads in flight
 
-    def shared_bytes(self, element_bytes: int, row_length: int) -> int:
+    def shared_bytes(self, operands: str, row_length: int) -> int:
         """At most so much shared memory is taken."""
         if self.k == row_length:
             elements = (self.rows + self.columns * self.stages) * row_length
@@ -31,75 +31,94 @@ class Blocks:
             elements = (self.rows + self.columns) * self.k * self.stages
             elements += self.columns * self.out
         # Some more for sums over threads.
-        return elements * element_bytes + 2048
+        return elements * BYTES[operands] + 2048
 
 
-# By the chip's tensor-core instructions and the bytes of an element (6 for float32 in three terms),
-# then by the row length up to which they hold; in order of preference, the first that fits into
-# shared memory is taken. Those of "wgmma" were the fastest on an H200 among what does not spill
-# registers in the main loop, see aot.py; the others are chosen by that alone. Rows are held where
-# registers allow, which saves loading them again for each tile. Two programs of four warps share a
+# Bytes of a number, in all its terms, by what is multiplied.
+BYTES = {"half": 2, "float32": 4, "bf16x3": 4, "bf16x6": 6}
+# By the chip's tensor-core instructions and what is multiplied, then by the row length up to which
+# they hold; in order of preference, the first that fits into shared memory is taken. Those of
+# "wgmma" were the fastest on an H200 among what does not spill registers in the main loop, see
+# aot.py; the others, and those of "bf16x3", are chosen by that alone. Rows are held where registers
+# allow, which saves loading them again for each tile. Two programs of four warps share a
 # multiprocessor: while one waits for the tensor cores, the other computes exponentials.
-_Table = dict[tuple[str, int], dict[int, list[Blocks]]]
+_Table = dict[tuple[str, str], dict[int, list[Blocks]]]
 _TRIANGLE: _Table = {
-    ("wgmma", 2): {
+    ("wgmma", "half"): {
         128: [Blocks(128, 128, 128, 0, 4, 2)],
         256: [Blocks(128, 128, 256, 0, 8, 2)],
         1024: [Blocks(128, 128, 64, 0, 8, 3)],
     },
-    ("wgmma", 4): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
-    ("wgmma", 6): {
+    ("wgmma", "float32"): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
+    ("wgmma", "bf16x3"): {
+        64: [Blocks(128, 128, 64, 0, 8, 2)],
+        128: [Blocks(128, 128, 128, 0, 8, 2)],
+        1024: [Blocks(128, 128, 64, 0, 8, 2)],
+    },
+    ("wgmma", "bf16x6"): {
         64: [Blocks(128, 128, 64, 0, 8, 2)],
         128: [Blocks(128, 128, 128, 0, 8, 1)],
         1024: [Blocks(128, 128, 64, 0, 8, 2)],
     },
-    ("tcgen05", 2): {
+    ("tcgen05", "half"): {
         256: [Blocks(128, 128, 256, 0, 8, 2)],
         1024: [Blocks(128, 128, 64, 0, 8, 3)],
     },
-    ("tcgen05", 4): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
-    ("tcgen05", 6): {1024: [Blocks(64, 64, 64, 0, 4, 1)]},
-    ("mma", 2): {
+    ("tcgen05", "float32"): {1024: [Blocks(128, 128, 32, 0, 8, 2)]},
+    ("tcgen05", "bf16x3"): {1024: [Blocks(64, 64, 64, 0, 4, 2)]},
+    ("tcgen05", "bf16x6"): {1024: [Blocks(64, 64, 64, 0, 4, 1)]},
+    ("mma", "half"): {
         128: [Blocks(128, 128, 128, 0, 4, 2)],
         1024: [Blocks(128, 128, 64, 0, 8, 1)],
     },
-    ("mma", 4): {1024: [Blocks(128, 128, 16, 0, 8, 2)]},
-    ("mma", 6): {1024: [Blocks(64, 64, 64, 0, 4, 2)]},
+    ("mma", "float32"): {1024: [Blocks(128, 128, 16, 0, 8, 2)]},
+    ("mma", "bf16x3"): {1024: [Blocks(64, 64, 64, 0, 4, 2)]},
+    ("mma", "bf16x6"): {1024: [Blocks(64, 64, 64, 0, 4, 2)]},
 }
 # The gradient has (rows, out) sums in registers, beside the tile of (rows, columns).
 _ROWS: _Table = {
-    ("wgmma", 2): {
+    ("wgmma", "half"): {
         64: [Blocks(128, 64, 64, 64, 4, 2)],
         128: [Blocks(64, 128, 128, 128, 4, 2)],
         256: [Blocks(128, 64, 256, 256, 8, 2)],
         512: [Blocks(128, 32, 512, 256, 8, 2)],
         1024: [Blocks(128, 64, 128, 256, 8, 2)],
     },
-    ("wgmma", 4): {1024: [Blocks(128, 64, 32, 128, 8, 2)]},
-    ("wgmma", 6): {
+    ("wgmma", "float32"): {1024: [Blocks(128, 64, 32, 128, 8, 2)]},
+    ("wgmma", "bf16x3"): {
+        64: [Blocks(64, 64, 64, 64, 4, 2)],
+        128: [Blocks(128, 64, 128, 128, 8, 2)],
+        1024: [Blocks(128, 64, 64, 128, 8, 2)],
+    },
+    ("wgmma", "bf16x6"): {
         64: [Blocks(64, 64, 64, 64, 4, 2)],
         128: [Blocks(128, 64, 128, 128, 8, 1)],
         1024: [Blocks(128, 64, 64, 128, 8, 2)],
     },
-    ("tcgen05", 2): {
+    ("tcgen05", "half"): {
         64: [Blocks(128, 64, 64, 64, 4, 2)],
         128: [Blocks(64, 128, 128, 128, 4, 2)],
         256: [Blocks(128, 64, 256, 256, 8, 2)],
         1024: [Blocks(128, 64, 128, 256, 8, 2)],
     },
-    ("tcgen05", 4): {1024: [Blocks(128, 64, 32, 64, 8, 2)]},
-    ("tcgen05", 6): {1024: [Blocks(64, 32, 32, 64, 4, 1)]},
-    ("mma", 2): {
+    ("tcgen05", "float32"): {1024: [Blocks(128, 64, 32, 64, 8, 2)]},
+    ("tcgen05", "bf16x3"): {1024: [Blocks(64, 32, 32, 64, 4, 2)]},
+    ("tcgen05", "bf16x6"): {1024: [Blocks(64, 32, 32, 64, 4, 1)]},
+    ("mma", "half"): {
         64: [Blocks(128, 64, 64, 64, 4, 2)],
         128: [Blocks(64, 128, 128, 128, 4, 2)],
         256: [Blocks(128, 64, 256, 256, 8, 2), Blocks(64, 64, 64, 128, 4, 2)],
         1024: [Blocks(64, 64, 64, 128, 4, 2)],
     },
-    ("mma", 4): {1024: [Blocks(64, 32, 32, 128, 4, 2)]},
-    ("mma", 6): {1024: [Blocks(64, 64, 32, 128, 4, 2)]},
+    ("mma", "float32"): {1024: [Blocks(64, 32, 32, 128, 4, 2)]},
+    ("mma", "bf16x3"): {1024: [Blocks(64, 64, 32, 128, 4, 2)]},
+    ("mma", "bf16x6"): {1024: [Blocks(64, 64, 32, 128, 4, 2)]},
 }
 # The running form has twice the exponentials and more numbers for each row.
-_RUNNING_UP_TO_128 = [Blocks(128, 64, 128, 128, 8, 2)]
+_RUNNING: _Table = {
+    **{(i, "half"): {128: [Blocks(128, 64, 128, 128, 8, 2)]} for i in ("wgmma", "tcgen05", "mma")},
+    ("wgmma", "bf16x3"): {128: [Blocks(128, 64, 128, 128, 8, 1)]},
+}
 
 
 @dataclass(frozen=True)
@@ -124,19 +143,21 @@ def rows_at_a_time(row_length: int) -> int:
 
 
 @lru_cache
-def triangle(element_bytes: int, row_length: int, chip: Chip) -> Blocks:
+def triangle(operands: str, row_length: int, chip: Chip) -> Blocks:
     """For the triangle: as many rows as columns."""
-    candidates = _up_to(row_length, _TRIANGLE[chip.instructions, element_bytes])
-    return _first_that_fits(candidates, element_bytes, row_length, chip)
+    candidates = _up_to(row_length, _TRIANGLE[chip.instructions, operands])
+    return _first_that_fits(candidates, operands, row_length, chip)
 
 
 @lru_cache
-def rows(element_bytes: int, row_length: int, running: bool, chip: Chip) -> Blocks:
+def rows(operands: str, row_length: int, running: bool, chip: Chip) -> Blocks:
     """For some rows against all columns, sums and gradient."""
-    candidates = _up_to(row_length, _ROWS[chip.instructions, element_bytes])
-    if running and element_bytes == 2 and row_length <= 128:
-        candidates = _RUNNING_UP_TO_128
-    return _first_that_fits(candidates, element_bytes, row_length, chip)
+    kind = chip.instructions, operands
+    table = _ROWS[kind]
+    if running and row_length <= max(_RUNNING.get(kind, [0])):
+        table = _RUNNING[kind]
+    candidates = _up_to(row_length, table)
+    return _first_that_fits(candidates, operands, row_length, chip)
 
 
 def _up_to(row_length: int, table: dict[int, list[Blocks]]) -> list[Blocks]:
@@ -144,14 +165,14 @@ def _up_to(row_length: int, table: dict[int, list[Blocks]]) -> list[Blocks]:
 
 
 def _first_that_fits(
-    candidates: list[Blocks], element_bytes: int, row_length: int, chip: Chip
+    candidates: list[Blocks], operands: str, row_length: int, chip: Chip
 ) -> Blocks:
     for b in candidates:
         chosen = replace(b, k=min(b.k, row_length), out=min(b.out, row_length))
-        if chosen.shared_bytes(element_bytes, row_length) <= chip.shared_memory:
+        if chosen.shared_bytes(operands, row_length) <= chip.shared_memory:
             return chosen
     raise ValueError(
-        f"rows of {row_length} elements of {element_bytes} bytes need more than the "
+        f"rows of {row_length} elements in {operands} need more than the "
         f"{chip.shared_memory} bytes of shared memory"
     )
 

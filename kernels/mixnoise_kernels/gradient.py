@@ -39,13 +39,12 @@ def _gradient_tile(
     BLOCK_K: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     TERMS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     index = base + tl.arange(0, BLOCK_COLUMNS)
     weight = tl.load(weight_ptr + index)[None, :]
     s, other = products_of_tile(
         own, own_ptr, own_base, unit_ptr, base, keep,
-        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS, PRECISION,
+        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS,
     )  # fmt: skip
     if RUNNING:
         s *= scale
@@ -57,7 +56,7 @@ def _gradient_tile(
     if BLOCK_K != BLOCK_D or BLOCK_OUT != BLOCK_D:
         first = tl.program_id(1) * BLOCK_OUT
         other = load_chunk(unit_ptr, base, first, BLOCK_COLUMNS, BLOCK_D, BLOCK_OUT, TERMS)
-    return dot(split(w, other[0].dtype, TERMS), other, acc, PRECISION)
+    return dot(split(w, other[0].dtype, TERMS), other, acc)
 
 
 @triton.jit(do_not_specialize=["n_own", "offset", "n"])
@@ -78,7 +77,6 @@ def gradient_kernel(
     n_padded,
     FROM_TENSOR: tl.constexpr,
     RUNNING: tl.constexpr,
-    PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -135,7 +133,6 @@ def gradient_kernel(
                 BLOCK_K,
                 BLOCK_OUT,
                 TERMS,
-                PRECISION,
             )
         for tile in tl.range(middle, stop, num_stages=1):
             in_view = tile * BLOCK_COLUMNS + column
@@ -162,7 +159,6 @@ def gradient_kernel(
                 BLOCK_K,
                 BLOCK_OUT,
                 TERMS,
-                PRECISION,
             )
     out_row = part.to(tl.int64) * 2 * own_padded + own_base + row
     place = negatives_ptr + out_row[:, None] * BLOCK_D

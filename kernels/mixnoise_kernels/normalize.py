@@ -3,7 +3,7 @@
 Both views of N rows are laid out one after the other, each padded with rows of zeros to a multiple
 of every block size, and each row with zeros to a power of two, so that the M x M kernels load
 without masks. Row r of view v is row ``v * n_padded + r``. It is stored as it is or, where float32
-is to be multiplied as bfloat16, as three terms, one after the other.
+is to be multiplied as bfloat16, as two or three terms, one after the other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mixnoise_kernels.rounding import narrow, round_to_tf32
+from mixnoise_kernels.rounding import narrow
 from mixnoise_kernels.tiles import split, sum_of_terms
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -51,7 +51,7 @@ def _normalize(
     n,
     d,
     TINY: tl.constexpr,
-    ROUND_TO: tl.constexpr,
+    ROUND: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     TERMS: tl.constexpr,
@@ -72,9 +72,7 @@ def _normalize(
 
     unit = tl.div_rn(x, norm[:, None] + tl.zeros_like(x)) * factor_of_rows(t)
     unit = tl.where(is_zero[:, None], 0.0, unit)
-    if ROUND_TO == "tf32":
-        unit = round_to_tf32(unit)
-    elif ROUND_TO == "bf16":
+    if ROUND:
         unit = narrow(unit, tl.bfloat16).to(tl.float32)
     place = unit_ptr + wide_row * (BLOCK_D * TERMS) + column
     terms = split(unit, unit_ptr.dtype.element_ty, TERMS)
@@ -98,7 +96,7 @@ def normalize_kernel(
     stride2,
     TINY: tl.constexpr,  # smallest normal number of the input's dtype
     FROM_TENSOR: tl.constexpr,
-    ROUND_TO: tl.constexpr,  # "", "tf32" or "bf16": rounded so, but stored in float32
+    ROUND: tl.constexpr,  # to bfloat16, but stored in float32
     BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     TERMS: tl.constexpr,
@@ -115,7 +113,7 @@ def normalize_kernel(
             n,
             d,
             TINY,
-            ROUND_TO,
+            ROUND,
             BLOCK_ROWS,
             BLOCK_D,
             TERMS,
@@ -130,7 +128,7 @@ def normalize_kernel(
             n,
             d,
             TINY,
-            ROUND_TO,
+            ROUND,
             BLOCK_ROWS,
             BLOCK_D,
             TERMS,

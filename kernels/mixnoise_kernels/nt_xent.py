@@ -31,6 +31,8 @@ from mixnoise_kernels.rows import rows_kernel
 from mixnoise_kernels.triangle import triangle_kernel
 
 _ROWS_AT_A_TIME = 32
+# Of bfloat16 for a number of float32, by the products of these that count.
+_TERMS = {"bf16x3": 2, "bf16x6": 3}
 
 
 def padded(n: int) -> int:
@@ -44,24 +46,27 @@ def precision_of_products(precision: str, dtype: torch.dtype) -> str:
         return "ieee"  # products of half types are exact, and summed in float32
     if precision != "auto":
         return precision
-    return "bf16x6" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "bf16x6" if torch.get_float32_matmul_precision() == "highest" else "bf16x3"
 
 
 def empty_unit(z: Tensor, n: int, precision: str) -> Tensor:
     """Room for unit rows, ``(2, padded(N), terms, D')``, of the input's dtype in one term.
 
-    Six products of bfloat16 are of rows in three terms of it, cut once and not in every tile.
+    Products of bfloat16 are of rows in some terms of it, cut once and not in every tile.
     """
-    terms, dtype = (3, torch.bfloat16) if precision == "bf16x6" else (1, z.dtype)
+    terms = _TERMS.get(precision, 1)
+    dtype = torch.bfloat16 if terms > 1 else z.dtype
     if INTERPRETED and dtype == torch.bfloat16:
         dtype = torch.float32  # the interpreter's products of bfloat16 are wrong
     return z.new_empty(2, padded(n), terms, blocks.row_length(z.shape[1]), dtype=dtype)
 
 
-def _bytes_of_element(unit: Tensor) -> int:
-    """Of a number in all its terms; what else stands for bfloat16 has its blocks."""
+def _operands(unit: Tensor) -> str:
+    """What is multiplied, as blocks.py names it; what else stands for bfloat16 has its blocks."""
     terms = unit.shape[2]
-    return 2 * terms if terms > 1 else unit.element_size()
+    if terms > 1:
+        return next(name for name, n in _TERMS.items() if n == terms)
+    return "half" if unit.element_size() == 2 else "float32"
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,6 @@ class Temperature:
         return (not number >= plain_from,)
 
 
-def _asked_of_dot(precision: str) -> str:
-    return "ieee" if precision == "bf16x6" else precision  # products of bfloat16 are exact
-
-
 def _rows(z: Tensor) -> Tensor:
     """With its columns side by side, as nearly always."""
     return z if z.stride(1) == 1 else z.contiguous()
@@ -107,7 +108,6 @@ def normalize(
     unit = empty_unit(z1, n, precision)
     _, n_padded, terms, block_d = unit.shape
     inverse_norm = z1.new_empty(2, n_padded, dtype=torch.float32)
-    round_to = "tf32" if precision == "tf32" else ""
     rows = blocks.rows_at_a_time(block_d)
     normalize_kernel[n_padded // rows, 2](
         z1,
@@ -120,7 +120,7 @@ def normalize(
         stride1=z1.stride(0),
         stride2=z2.stride(0),
         TINY=torch.finfo(z1.dtype).tiny,
-        ROUND_TO="bf16" if z1.dtype == torch.bfloat16 and INTERPRETED else round_to,
+        ROUND=z1.dtype == torch.bfloat16 and INTERPRETED,
         BLOCK_ROWS=rows,
         BLOCK_D=block_d,
         TERMS=terms,
@@ -129,15 +129,13 @@ def normalize(
     return unit, inverse_norm
 
 
-def sums_of_all(
-    unit: Tensor, n: int, temperature: Temperature, precision: str
-) -> tuple[Tensor, Tensor]:
+def sums_of_all(unit: Tensor, n: int, temperature: Temperature) -> tuple[Tensor, Tensor]:
     """Sums of exponentials ``(S, 2, padded(N))``, to be added up, and log2 of what divided them."""
     _, n_padded, terms, block_d = unit.shape
     if temperature.forms() == (True,):
-        return sums_of_rows(unit, n, 0, unit, n, temperature, precision)
+        return sums_of_rows(unit, n, 0, unit, n, temperature)
     on = chip(unit.device)
-    chosen = blocks.triangle(_bytes_of_element(unit), block_d, on)
+    chosen = blocks.triangle(_operands(unit), block_d, on)
     programs = on.multiprocessors * (2 if chosen.warps <= 4 else 1)
     n_programs, n_parts = blocks.split(triton.cdiv(n, chosen.rows), programs)
     zeros = unit.new_zeros(n_programs + 1, 2, n_padded, dtype=torch.float32)
@@ -148,7 +146,6 @@ def sums_of_all(
         n=n,
         n_padded=n_padded,
         n_parts=n_parts,
-        PRECISION=_asked_of_dot(precision),
         WARPS=min(chosen.warps, chosen.rows // 16),
         STAGES=chosen.stages,
         BLOCK=chosen.rows,
@@ -160,7 +157,7 @@ def sums_of_all(
     )
     if temperature.tensor is not None:
         # Only one of the two finds its form; the other leaves everything as it is.
-        _launch_rows(True, unit, n, 0, unit, n, sums, largest, temperature, precision)
+        _launch_rows(True, unit, n, 0, unit, n, sums, largest, temperature)
     return sums, largest
 
 
@@ -171,12 +168,11 @@ def sums_of_rows(
     unit: Tensor,
     n: int,
     temperature: Temperature,
-    precision: str,
 ) -> tuple[Tensor, Tensor]:
     """The same for own rows, laid out alike, which are rows offset ... of either view."""
     sums, largest = own.new_zeros(2, 1, *own.shape[:2], dtype=torch.float32)
     for running in temperature.forms():
-        _launch_rows(running, own, n_own, offset, unit, n, sums, largest, temperature, precision)
+        _launch_rows(running, own, n_own, offset, unit, n, sums, largest, temperature)
     return sums, largest
 
 
@@ -190,10 +186,9 @@ def _launch_rows(
     sums: Tensor,
     largest: Tensor,
     temperature: Temperature,
-    precision: str,
 ) -> None:
     _, own_padded, terms, block_d = own.shape
-    chosen = blocks.rows(_bytes_of_element(own), block_d, running, chip(own.device))
+    chosen = blocks.rows(_operands(own), block_d, running, chip(own.device))
     rows_kernel[2 * own_padded // chosen.rows,](
         own,
         unit,
@@ -205,7 +200,6 @@ def _launch_rows(
         n=n,
         n_padded=unit.shape[1],
         RUNNING=running,
-        PRECISION=_asked_of_dot(precision),
         STAGES=chosen.stages,
         BLOCK=chosen.rows,
         BLOCK_COLUMNS=chosen.columns,
@@ -297,20 +291,19 @@ def gradient(
     n: int,
     all_weights: Weights,
     temperature: Temperature,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of own views z1 and z2, and z . dL/dz of each row ``(2, padded(n_own))``."""
     z1, z2 = _rows(z1), _rows(z2)
     n_own, d = z1.shape
     _, own_padded, terms, block_d = own.shape
     on = chip(own.device)
-    chosen = blocks.rows(_bytes_of_element(own), block_d, False, on)
+    chosen = blocks.rows(_operands(own), block_d, False, on)
     n_programs = 2 * own_padded // chosen.rows * (block_d // chosen.out)
     # Halves of the columns, where there are too few rows to keep all multiprocessors busy.
     parts = 2 if n_programs < 2 * on.multiprocessors else 1
     negatives = own.new_empty(parts, 2, own_padded, block_d, dtype=torch.float32)
     for running in temperature.forms():
-        chosen = blocks.rows(_bytes_of_element(own), block_d, running, on)
+        chosen = blocks.rows(_operands(own), block_d, running, on)
         gradient_kernel[2 * own_padded // chosen.rows, block_d // chosen.out, parts](
             own,
             own_weights.weight,
@@ -325,7 +318,6 @@ def gradient(
             n=n,
             n_padded=unit.shape[1],
             RUNNING=running,
-            PRECISION=_asked_of_dot(precision),
             STAGES=chosen.stages,
             BLOCK=chosen.rows,
             BLOCK_COLUMNS=chosen.columns,
@@ -371,7 +363,7 @@ def forward(
     n = z1.shape[0]
     precision = precision_of_products(precision, z1.dtype)
     unit, inverse_norm = normalize(z1, z2, temperature, precision)
-    sums, largest = sums_of_all(unit, n, temperature, precision)
+    sums, largest = sums_of_all(unit, n, temperature)
     loss, stats = losses(unit, n, sums, largest, temperature)
     return loss, unit, inverse_norm, stats
 
@@ -384,16 +376,12 @@ def backward(
     inverse_norm: Tensor,
     stats: Tensor,
     temperature: Temperature,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of z1 and z2, and of the temperature (float64) if it is a tensor."""
     n = z1.shape[0]
-    precision = precision_of_products(precision, z1.dtype)
     largest = torch.linalg.vector_norm(grad, float("inf"))
     own = weights(grad, largest, stats, n, temperature, unit.dtype)
-    dz1, dz2, along = gradient(
-        z1, z2, unit, inverse_norm, own, 0, unit, n, own, temperature, precision
-    )
+    dz1, dz2, along = gradient(z1, z2, unit, inverse_norm, own, 0, unit, n, own, temperature)
     return dz1, dz2, temperature_gradient(along, n, temperature)
 
 

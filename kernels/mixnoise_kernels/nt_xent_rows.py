@@ -42,7 +42,7 @@ def forward(
     with current(z1):
         unit, _ = nt_xent.normalize(rows[0], rows[1], t, precision)
         own, inverse_norm = nt_xent.normalize(z1, z2, t, precision)
-        sums, largest = nt_xent.sums_of_rows(own, n_own, offset, unit, n, t, precision)
+        sums, largest = nt_xent.sums_of_rows(own, n_own, offset, unit, n, t)
         loss, stats = nt_xent.losses(own, n_own, sums, largest, t)
     return loss, Saved(unit, own, inverse_norm, stats, n, offset)
 
@@ -80,7 +80,6 @@ def backward(
     saved: Saved,
     temperature: Tensor | None,
     number: float,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of this process's z1 and z2, and its share of the temperature's.
 
@@ -90,7 +89,7 @@ def backward(
         all_weights: ``(K, N)``, the weights of all processes.
     """
     n_own, n = z1.shape[0], saved.n
-    t, precision = Temperature(temperature, number), precision_of_products(precision, z1.dtype)
+    t = Temperature(temperature, number)
     own = _weights(grad, grad_largest, saved, n_own, t)
     vectors = all_weights.new_zeros(4, padded(n))
     vectors[: len(all_weights), :n] = all_weights
@@ -98,6 +97,6 @@ def backward(
     kept = saved.own, saved.inverse_norm
     with current(z1):
         dz1, dz2, along = nt_xent.gradient(
-            z1, z2, *kept, own, saved.offset, saved.unit, n, every, t, precision
+            z1, z2, *kept, own, saved.offset, saved.unit, n, every, t
         )
     return dz1, dz2, nt_xent.temperature_gradient(along, n_own, t)

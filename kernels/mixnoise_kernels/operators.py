@@ -65,11 +65,10 @@ def nt_xent_backward(
     stats: Tensor,
     temperature: Tensor | None,
     number: float,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     t = Temperature(temperature, number)
     with current(z1):
-        return nt_xent.backward(grad, z1, z2, unit, inverse_norm, stats, t, precision)
+        return nt_xent.backward(grad, z1, z2, unit, inverse_norm, stats, t)
 
 
 @nt_xent_backward.register_fake
@@ -81,12 +80,12 @@ def _(
 
 
 def _nt_xent_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    z1, z2, temperature, number, precision = inputs
+    z1, z2, temperature, number, _ = inputs
     _, unit, inverse_norm, stats = output
     ctx.mark_non_differentiable(unit, inverse_norm, stats)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(z1, z2, unit, inverse_norm, stats, temperature)
-    ctx.number, ctx.precision = number, precision
+    ctx.number = number
 
 
 def _nt_xent_grad(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -96,7 +95,7 @@ def _nt_xent_grad(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None
         # With create_graph=True the result would carry no graph, and a penalty on it would vanish.
         raise RuntimeError("nt_xent has no second derivative: do not use create_graph=True")
     *tensors, temperature = ctx.saved_tensors
-    dz1, dz2, dt = nt_xent_backward(grad, *tensors, temperature, ctx.number, ctx.precision)
+    dz1, dz2, dt = nt_xent_backward(grad, *tensors, temperature, ctx.number)
     dt = dt.to(temperature.dtype) if ctx.needs_input_grad[2] else None
     return dz1, dz2, dt, None, None
 

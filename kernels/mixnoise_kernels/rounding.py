@@ -21,11 +21,3 @@ def narrow(x, DTYPE: tl.constexpr):
     else:
         narrowed = x.to(DTYPE)
     return narrowed
-
-
-@triton.jit
-def round_to_tf32(x):
-    """Nearest, ties away: tensor cores would cut the last 13 bits off. Inf and NaN stay."""
-    bits = x.to(tl.int32, bitcast=True)
-    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) < float("inf"), rounded, x)

@@ -31,11 +31,10 @@ def _rows_tile(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TERMS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     s, _ = products_of_tile(
         own, own_ptr, own_base, unit_ptr, base, keep,
-        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS, PRECISION,
+        MASKED, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS,
     )  # fmt: skip
     if RUNNING:
         s *= scale
@@ -61,7 +60,6 @@ def rows_kernel(
     n_padded,
     FROM_TENSOR: tl.constexpr,
     RUNNING: tl.constexpr,
-    PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -107,7 +105,6 @@ def rows_kernel(
                 BLOCK_D,
                 BLOCK_K,
                 TERMS,
-                PRECISION,
             )
         for tile in tl.range(middle, stop, num_stages=1):
             in_view = tile * BLOCK_COLUMNS + column
@@ -130,7 +127,6 @@ def rows_kernel(
                 BLOCK_D,
                 BLOCK_K,
                 TERMS,
-                PRECISION,
             )
     tl.store(sums_ptr + own_base + row, total)
     tl.store(largest_ptr + own_base + row, largest)

@@ -1,8 +1,8 @@
 """Tiles of the similarity matrix: rows, their products, and which of a view's columns are masked.
 
-``unit`` holds both views as normalize.py lays them out, each row as one term or as three whose sum
-it is. In the plain form rows carry the root of log2(e)/t, so that a product is s log2(e); in the
-running form it is multiplied by ``scale``.
+``unit`` holds both views as normalize.py lays them out, each row as one term, or as two or three
+that add up to it. In the plain form rows carry the root of log2(e)/t, so that a product is
+s log2(e); in the running form it is multiplied by ``scale``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def held_rows(
 
 @triton.jit
 def split(x, DTYPE: tl.constexpr, TERMS: tl.constexpr):
-    """Terms of a dtype, whose sum is x; three of bfloat16 have all 24 bits of float32."""
+    """Terms of a dtype, whose sum is x: three of bfloat16 have float32's 24 bits, two have 16."""
     terms = ()
     for _ in tl.static_range(TERMS - 1):
         term = narrow(x, tl.bfloat16)
@@ -71,7 +71,7 @@ def split(x, DTYPE: tl.constexpr, TERMS: tl.constexpr):
 
 @triton.jit
 def sum_of_terms(terms):
-    """In float32, exact if they are those of a float32 number."""
+    """In float32, exact if they are all of a float32 number."""
     total = terms[len(terms) - 1].to(tl.float32)
     for i in tl.static_range(1, len(terms)):
         total += terms[len(terms) - 1 - i].to(tl.float32)
@@ -79,24 +79,25 @@ def sum_of_terms(terms):
 
 
 @triton.jit
-def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b; of three terms each the six products that count in float32, the least first."""
+def dot(a, b, acc):
+    """acc + a b; of several terms the products that count in as many bits, the least first."""
     if len(a) == 3:
         acc = tl.dot(a[2], b[0], acc, input_precision="ieee")
         acc = tl.dot(a[1], b[1], acc, input_precision="ieee")
         acc = tl.dot(a[0], b[2], acc, input_precision="ieee")
+    if len(a) > 1:
         acc = tl.dot(a[1], b[0], acc, input_precision="ieee")
         acc = tl.dot(a[0], b[1], acc, input_precision="ieee")
-    return tl.dot(a[0], b[0], acc, input_precision=PRECISION)
+    return tl.dot(a[0], b[0], acc, input_precision="ieee")
 
 
 @triton.jit
-def dot_transposed(a, b, acc, PRECISION: tl.constexpr):
+def dot_transposed(a, b, acc):
     """acc + a b'."""
     transposed = ()
     for i in tl.static_range(len(b)):
         transposed += (tl.trans(b[i]),)
-    return dot(a, transposed, acc, PRECISION)
+    return dot(a, transposed, acc)
 
 
 @triton.jit
@@ -111,14 +112,13 @@ def products_by_chunks(
     BLOCK_K: tl.constexpr,
     TERMS: tl.constexpr,
     STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """``(BLOCK_A, BLOCK_B)`` products of rows that are too long to be held."""
     s = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
     for first in tl.range(0, BLOCK_D, BLOCK_K, num_stages=STAGES):
         a = load_chunk(a_ptr, a_base, first, BLOCK_A, BLOCK_D, BLOCK_K, TERMS)
         b = load_chunk(b_ptr, b_base, first, BLOCK_B, BLOCK_D, BLOCK_K, TERMS)
-        s = dot_transposed(a, b, s, PRECISION)
+        s = dot_transposed(a, b, s)
     return s
 
 
@@ -137,13 +137,12 @@ def products_of_tile(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TERMS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Products of own rows with rows base, base + 1, ..., and these rows, if own ones are held."""
     other = own
     if BLOCK_K == BLOCK_D:
         other = load_rows(unit_ptr, base, BLOCK_COLUMNS, BLOCK_D, TERMS)
-        s = dot_transposed(own, other, tl.zeros((BLOCK, BLOCK_COLUMNS), tl.float32), PRECISION)
+        s = dot_transposed(own, other, tl.zeros((BLOCK, BLOCK_COLUMNS), tl.float32))
     else:
         s = products_by_chunks(
             own_ptr,
@@ -156,7 +155,6 @@ def products_of_tile(
             BLOCK_K,
             TERMS,
             STAGES,
-            PRECISION,
         )
     if MASKED:
         s = tl.where(keep, s, -float("inf"))

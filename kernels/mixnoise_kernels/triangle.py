@@ -25,7 +25,6 @@ def _triangle_tile(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TERMS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Adds the other block's sums in memory; returns the own block's, ``(WARPS, 8, BLOCK)``.
 
@@ -34,7 +33,7 @@ def _triangle_tile(
     """
     if BLOCK_K == BLOCK_D:
         other = load_rows(unit_ptr, other_base, BLOCK, BLOCK_D, TERMS)
-        s = dot_transposed(other, own, tl.zeros((BLOCK, BLOCK), tl.float32), PRECISION)
+        s = dot_transposed(other, own, tl.zeros((BLOCK, BLOCK), tl.float32))
     else:
         s = products_by_chunks(
             unit_ptr,
@@ -47,7 +46,6 @@ def _triangle_tile(
             BLOCK_K,
             TERMS,
             STAGES,
-            PRECISION,
         )
     if MASKED:
         s = tl.where(keep, s, -float("inf"))
@@ -73,7 +71,6 @@ def triangle_kernel(
     n_padded,
     n_parts,
     FROM_TENSOR: tl.constexpr,
-    PRECISION: tl.constexpr,
     WARPS: tl.constexpr,  # how many of them share the rows of a tile
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -139,7 +136,6 @@ def triangle_kernel(
                 BLOCK_D,
                 BLOCK_K,
                 TERMS,
-                PRECISION,
             )
         for q in tl.range(tl.maximum(start, n_masked), stop, num_stages=STAGES):
             step = q - n_masked + 1
@@ -162,7 +158,6 @@ def triangle_kernel(
                 BLOCK_D,
                 BLOCK_K,
                 TERMS,
-                PRECISION,
             )
         own_sums = tl.sum(tl.sum(total, 0), 0)
         tl.atomic_add(sums_ptr + own_base + index, own_sums, sem="relaxed", scope="cta")

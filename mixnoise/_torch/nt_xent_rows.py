@@ -159,7 +159,6 @@ def backward(
     saved: Saved,
     temperature: Tensor | None,
     number: float,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of this process's z1 and z2, and its share of the temperature's.
 
