@@ -28,6 +28,7 @@ from torch import Tensor
 from mixnoise import nt_xent
 
 host = pytest.importorskip("mixnoise_kernels.nt_xent", reason="the kernels need triton")
+unit_rows = pytest.importorskip("mixnoise_kernels.unit_rows")
 pytestmark = pytest.mark.usefixtures("triton_runs")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -61,8 +62,8 @@ def to_device(*values: object) -> list:
 
 def as_temperature(temperature: float | Tensor) -> object:
     if isinstance(temperature, Tensor):
-        return host.Temperature(temperature.to(DEVICE), float("nan"))
-    return host.Temperature(None, temperature)
+        return unit_rows.Temperature(temperature.to(DEVICE), float("nan"))
+    return unit_rows.Temperature(None, temperature)
 
 
 def solve(
@@ -86,8 +87,8 @@ def unit_rows_and_similarities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels multiply ``(2N, D)``, and exact similarities of that."""
     n, d = z1.shape
-    precision = host.precision_of_products(precision, z1.dtype)
-    unit, _ = host.normalize(*to_device(z1, z2), as_temperature(temperature), precision)
+    precision = unit_rows.precision_of_products(precision, z1.dtype)
+    unit, _ = unit_rows.normalize(*to_device(z1, z2), as_temperature(temperature), precision)
     assert unit[:, n:].eq(0).all()
     assert unit[..., d:].eq(0).all()
     rows = unit[:, :n, :, :d].double().sum(2).flatten(0, 1).cpu().numpy()
@@ -192,8 +193,8 @@ def test_accuracy_of_three_terms(temperature: float, scene: str) -> None:
 def test_three_terms_are_the_row() -> None:
     z1, z2 = make_scene("scattered", 300, 33, torch.float32)
     t = as_temperature(RUNNING)
-    terms, _ = host.normalize(*to_device(z1, z2), t, "bf16x6")
-    whole, _ = host.normalize(*to_device(z1, z2), t, "ieee")
+    terms, _ = unit_rows.normalize(*to_device(z1, z2), t, "bf16x6")
+    whole, _ = unit_rows.normalize(*to_device(z1, z2), t, "ieee")
     assert torch.equal(terms.double().sum(2), whole.double()[:, :, 0])
 
 
@@ -323,7 +324,7 @@ def test_terms_of_unit_rows_add_up(precision: str, bits: int) -> None:
     # Beside a 1 they are too small to count in the norm, so the unit rows are these very numbers.
     z = torch.cat([torch.ones(2, 300, 1), values.float()], 2)
 
-    unit, _ = host.normalize(*to_device(*z), as_temperature(RUNNING), precision)
+    unit, _ = unit_rows.normalize(*to_device(*z), as_temperature(RUNNING), precision)
     terms = unit[:, :300].cpu().double()
     assert torch.equal(terms.to(torch.bfloat16).double(), terms)
     error = (terms.sum(2) - z.double()).abs()
@@ -415,7 +416,7 @@ def test_nothing_is_read_before_it_is_written(
 def join(parts: list[Tensor], sizes: tuple[int, ...]) -> Tensor:
     """Of all processes: ``(2, padded(n), ...)`` from ``(2, padded(n_own), ...)``."""
     joined = torch.cat([part[:, :n] for part, n in zip(parts, sizes, strict=True)], 1)
-    whole = joined.new_zeros(2, host.padded(sum(sizes)), *joined.shape[2:])
+    whole = joined.new_zeros(2, unit_rows.padded(sum(sizes)), *joined.shape[2:])
     whole[:, : sum(sizes)] = joined
     return whole
 
@@ -433,7 +434,9 @@ def solve_on_ranks(
     z1, z2, g = to_device(z1, z2, weights.float())
     own_views = list(zip(z1.split(sizes), z2.split(sizes), strict=True))
     own_g = [torch.cat(both) for both in zip(g[:n].split(sizes), g[n:].split(sizes), strict=True)]
-    units, inverse_norms = zip(*(host.normalize(*z, t, precision) for z in own_views), strict=True)
+    units, inverse_norms = zip(
+        *(unit_rows.normalize(*z, t, precision) for z in own_views), strict=True
+    )
     unit = join(units, sizes)
     offsets = [sum(sizes[:rank]) for rank in range(len(sizes))]
 
@@ -577,7 +580,7 @@ def test_the_triangle_takes_each_pair_once(
     use_blocks(monkeypatch, blocks.Blocks(16, 16, 16, 0, 8, 1))
     monkeypatch.setattr(host, "chip", lambda _: blocks.Chip(9, 0, programs))
     t = as_temperature(PLAIN)
-    unit = torch.zeros(2, host.padded(n), 1, 16, device=DEVICE)
+    unit = torch.zeros(2, unit_rows.padded(n), 1, 16, device=DEVICE)
 
     def sums() -> np.ndarray:
         parts, _ = host.sums_of_all(unit, n, t)

@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from mixnoise_kernels import nt_xent
 from mixnoise_kernels.blocks import Blocks
+from mixnoise_kernels.unit_rows import Temperature
 from torch import Tensor
 
 from benchmarks.gpu.batch import NOISES, Batch
@@ -49,12 +50,12 @@ class Variant:
         if isinstance(work, Batch):
             draw = work.sample(inputs, 0)
             return self.with_choices(lambda: (bench.mix(inputs, draw),))
-        z, t = [x.detach() for x in inputs], nt_xent.Temperature(None, work.temperature)
+        z, t = [x.detach() for x in inputs], Temperature(None, work.temperature)
         if self.part == "forward":
             return self.with_choices(lambda: nt_xent.forward(*z, t, work.precision)[:1])
         _, *kept = nt_xent.forward(*z, t, work.precision)
         g = work.weights(bench.device, 0)
-        return self.with_choices(lambda: nt_xent.backward(g, *z, *kept, t, work.precision)[:2])
+        return self.with_choices(lambda: nt_xent.backward(g, *z, *kept, t)[:2])
 
     def with_choices(self, run: Callable[[], Any]) -> Callable[[], Any]:
         for function, value in self.choices:

@@ -15,7 +15,6 @@ one process against those of all processes are the same functions with fewer own
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -23,110 +22,21 @@ import triton
 from torch import Tensor
 
 from mixnoise_kernels import blocks
-from mixnoise_kernels.device import INTERPRETED, chip
+from mixnoise_kernels.device import chip
 from mixnoise_kernels.gradient import gradient_kernel
 from mixnoise_kernels.loss import loss_kernel, weights_kernel
-from mixnoise_kernels.normalize import PLAIN_FROM, normalize_backward_kernel, normalize_kernel
+from mixnoise_kernels.normalize import normalize_backward_kernel
 from mixnoise_kernels.rows import rows_kernel
 from mixnoise_kernels.triangle import triangle_kernel
+from mixnoise_kernels.unit_rows import (
+    Temperature,
+    normalize,
+    operands,
+    precision_of_products,
+    with_columns_side_by_side,
+)
 
 _ROWS_AT_A_TIME = 32
-# Of bfloat16 for a number of float32, by the products of these that count.
-_TERMS = {"bf16x3": 2, "bf16x6": 3}
-
-
-def padded(n: int) -> int:
-    """Rows that a view of n rows takes."""
-    return -(-n // blocks.ALIGNMENT) * blocks.ALIGNMENT
-
-
-def precision_of_products(precision: str, dtype: torch.dtype) -> str:
-    """ "auto" follows PyTorch's own setting for float32."""
-    if dtype != torch.float32:
-        return "ieee"  # products of half types are exact, and summed in float32
-    if precision != "auto":
-        return precision
-    return "bf16x6" if torch.get_float32_matmul_precision() == "highest" else "bf16x3"
-
-
-def empty_unit(z: Tensor, n: int, precision: str) -> Tensor:
-    """Room for unit rows, ``(2, padded(N), terms, D')``, of the input's dtype in one term.
-
-    Products of bfloat16 are of rows in some terms of it, cut once and not in every tile.
-    """
-    terms = _TERMS.get(precision, 1)
-    dtype = torch.bfloat16 if terms > 1 else z.dtype
-    if INTERPRETED and dtype == torch.bfloat16:
-        dtype = torch.float32  # the interpreter's products of bfloat16 are wrong
-    return z.new_empty(2, padded(n), terms, blocks.row_length(z.shape[1]), dtype=dtype)
-
-
-def _operands(unit: Tensor) -> str:
-    """What is multiplied, as blocks.py names it; what else stands for bfloat16 has its blocks."""
-    terms = unit.shape[2]
-    if terms > 1:
-        return next(name for name, n in _TERMS.items() if n == terms)
-    return "half" if unit.element_size() == 2 else "float32"
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """A tensor on the device, which the host never reads, or a number."""
-
-    tensor: Tensor | None
-    number: float
-
-    def arguments(self, like: Tensor) -> dict[str, object]:
-        # A pointer has to be given in any case.
-        tensor = like if self.tensor is None else self.tensor
-        return {
-            "temperature_ptr": tensor,
-            "temperature": self.number,
-            "FROM_TENSOR": self.tensor is not None,
-        }
-
-    def forms(self) -> tuple[bool, ...]:
-        """RUNNING of the kernels to be launched: both, where only the device can tell."""
-        if self.tensor is not None:
-            return (False, True)
-        # As the kernels see it.
-        number, plain_from = (ctypes.c_float(t).value for t in (self.number, PLAIN_FROM.value))
-        return (not number >= plain_from,)
-
-
-def _rows(z: Tensor) -> Tensor:
-    """With its columns side by side, as nearly always."""
-    return z if z.stride(1) == 1 else z.contiguous()
-
-
-def normalize(
-    z1: Tensor, z2: Tensor, temperature: Temperature, precision: str
-) -> tuple[Tensor, Tensor]:
-    """Unit rows, see empty_unit, times the form's factor, and 1 / norm ``(2, padded(N))``."""
-    z1, z2 = _rows(z1), _rows(z2)
-    n, d = z1.shape
-    unit = empty_unit(z1, n, precision)
-    _, n_padded, terms, block_d = unit.shape
-    inverse_norm = z1.new_empty(2, n_padded, dtype=torch.float32)
-    rows = blocks.rows_at_a_time(block_d)
-    normalize_kernel[n_padded // rows, 2](
-        z1,
-        z2,
-        unit,
-        inverse_norm,
-        n=n,
-        d=d,
-        n_padded=n_padded,
-        stride1=z1.stride(0),
-        stride2=z2.stride(0),
-        TINY=torch.finfo(z1.dtype).tiny,
-        ROUND=z1.dtype == torch.bfloat16 and INTERPRETED,
-        BLOCK_ROWS=rows,
-        BLOCK_D=block_d,
-        TERMS=terms,
-        **temperature.arguments(unit),
-    )
-    return unit, inverse_norm
 
 
 def sums_of_all(unit: Tensor, n: int, temperature: Temperature) -> tuple[Tensor, Tensor]:
@@ -135,7 +45,7 @@ def sums_of_all(unit: Tensor, n: int, temperature: Temperature) -> tuple[Tensor,
     if temperature.forms() == (True,):
         return sums_of_rows(unit, n, 0, unit, n, temperature)
     on = chip(unit.device)
-    chosen = blocks.triangle(_operands(unit), block_d, on)
+    chosen = blocks.triangle(operands(unit), block_d, on)
     programs = on.multiprocessors * (2 if chosen.warps <= 4 else 1)
     n_programs, n_parts = blocks.split(triton.cdiv(n, chosen.rows), programs)
     zeros = unit.new_zeros(n_programs + 1, 2, n_padded, dtype=torch.float32)
@@ -188,7 +98,7 @@ def _launch_rows(
     temperature: Temperature,
 ) -> None:
     _, own_padded, terms, block_d = own.shape
-    chosen = blocks.rows(_operands(own), block_d, running, chip(own.device))
+    chosen = blocks.rows(operands(own), block_d, running, chip(own.device))
     rows_kernel[2 * own_padded // chosen.rows,](
         own,
         unit,
@@ -293,17 +203,17 @@ def gradient(
     temperature: Temperature,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of own views z1 and z2, and z . dL/dz of each row ``(2, padded(n_own))``."""
-    z1, z2 = _rows(z1), _rows(z2)
+    z1, z2 = with_columns_side_by_side(z1), with_columns_side_by_side(z2)
     n_own, d = z1.shape
     _, own_padded, terms, block_d = own.shape
     on = chip(own.device)
-    chosen = blocks.rows(_operands(own), block_d, False, on)
+    chosen = blocks.rows(operands(own), block_d, False, on)
     n_programs = 2 * own_padded // chosen.rows * (block_d // chosen.out)
     # Halves of the columns, where there are too few rows to keep all multiprocessors busy.
     parts = 2 if n_programs < 2 * on.multiprocessors else 1
     negatives = own.new_empty(parts, 2, own_padded, block_d, dtype=torch.float32)
     for running in temperature.forms():
-        chosen = blocks.rows(_operands(own), block_d, running, on)
+        chosen = blocks.rows(operands(own), block_d, running, on)
         gradient_kernel[2 * own_padded // chosen.rows, block_d // chosen.out, parts](
             own,
             own_weights.weight,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixnoise_kernels import nt_xent
 from mixnoise_kernels.device import current
-from mixnoise_kernels.nt_xent import Temperature, padded, precision_of_products
+from mixnoise_kernels.unit_rows import Temperature, normalize, padded, precision_of_products
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def forward(
     n_own, n = z1.shape[0], rows.shape[1]
     t, precision = Temperature(temperature, number), precision_of_products(precision, z1.dtype)
     with current(z1):
-        unit, _ = nt_xent.normalize(rows[0], rows[1], t, precision)
-        own, inverse_norm = nt_xent.normalize(z1, z2, t, precision)
+        unit, _ = normalize(rows[0], rows[1], t, precision)
+        own, inverse_norm = normalize(z1, z2, t, precision)
         sums, largest = nt_xent.sums_of_rows(own, n_own, offset, unit, n, t)
         loss, stats = nt_xent.losses(own, n_own, sums, largest, t)
     return loss, Saved(unit, own, inverse_norm, stats, n, offset)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixnoise_kernels import blocks, draw, mix, nt_xent
 from mixnoise_kernels.device import INTERPRETED, chip, current
-from mixnoise_kernels.nt_xent import Temperature
+from mixnoise_kernels.unit_rows import Temperature, empty_unit, precision_of_products
 
 
 def why_not(operation: str, z: Tensor) -> str | None:
@@ -49,7 +49,7 @@ def _(
     z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = z1.shape[0]
-    unit = nt_xent.empty_unit(z1, n, nt_xent.precision_of_products(precision, z1.dtype))
+    unit = empty_unit(z1, n, precision_of_products(precision, z1.dtype))
     inverse_norm = z1.new_empty(unit.shape[:2], dtype=torch.float32)
     stats = z1.new_empty(2, *unit.shape[:2], dtype=torch.float64)
     return z1.new_empty(2 * n, dtype=torch.float32), unit, inverse_norm, stats
