@@ -55,19 +55,22 @@ class GeometricLow(Mixup):
             # Values that are not finite must not spread to the rows they are no part of.
             finite = x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             return finite.amin(0).clamp_(max=0)
-        if isinstance(self.low, Tensor):
-            low = self.low.to(x)
-            try:
-                low.expand(x.shape[1:])
-            except RuntimeError:
-                raise ValueError(
-                    f"low must broadcast to one row {tuple(x.shape[1:])}, got {tuple(low.shape)}"
-                ) from None
-        else:
-            low = torch.full((), float(self.low), dtype=x.dtype, device=x.device)
+        if not isinstance(self.low, Tensor):
+            if x.is_cpu:
+                self._check_low(x, torch.tensor(float(self.low), dtype=x.dtype))
+            if self.low == 0:
+                return None
+            return torch.full((), float(self.low), dtype=x.dtype, device=x.device)
+        low = self.low.to(x)
+        try:
+            low.expand(x.shape[1:])
+        except RuntimeError:
+            raise ValueError(
+                f"low must broadcast to one row {tuple(x.shape[1:])}, got {tuple(low.shape)}"
+            ) from None
         if x.is_cpu:
             self._check_low(x, low)
-        return None if not isinstance(self.low, Tensor) and self.low == 0 else low
+        return low
 
     def _check_low(self, x: Tensor, low: Tensor) -> None:
         smallest = x.amin(0) if low.ndim else x.amin()
