@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import tables as gpu
+from benchmarks.markdown import fill_one, table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def source(result: dict[str, Any]) -> str:
@@ -315,18 +311,6 @@ def fill(text: str, results: Path = RESULTS, tables: Tables = TABLES) -> str:
             continue
         text = fill_one(text, name, make(json.loads((results / file).read_text())))
     return text
-
-
-def fill_one(text: str, name: str, content: str) -> str:
-    """The text with this content between the marks of that name.
-
-    Raises:
-        ValueError: there are none.
-    """
-    marked = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.S)
-    if not marked.search(text):
-        raise ValueError(f"the text has no place for the table {name!r}")
-    return marked.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
 
 
 def main() -> int:

@@ -17,9 +17,9 @@ pytest.importorskip("kornia", reason="SimCLR's augmentations are kornia's")
 pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch Geometric")
 
 from benchmarks import cells
+from benchmarks.markdown import fill_one, table
 from benchmarks.paper import image_costs, image_step, images, tables
 from benchmarks.paper.image_networks import ResNet, projector
-from benchmarks.tables import fill_one, table
 from mixnoise.datasets import Split, cifar
 from mixnoise.datasets.files import folders
 from mixnoise.loop import Loop

@@ -10,8 +10,8 @@ pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch G
 
 from benchmarks import cells
 from benchmarks.cells import Cell
+from benchmarks.markdown import fill_one
 from benchmarks.paper import tables, tabular
-from benchmarks.tables import fill_one
 from mixnoise.datasets import load_digits
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.markdown import table
+
 _COLUMNS = 784  # of the batches that the table of mixing has
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _source(result: dict[str, Any]) -> str:
@@ -58,7 +55,7 @@ def loss(result: dict[str, Any]) -> str:
     head = ["rows, products", "called", "against eager", "against compiled", "against lightly"]
     head += ["as a CUDA graph", "of the limit", "memory"]
     return (
-        f"{_table(head, rows)}\n\n"
+        f"{table(head, rows)}\n\n"
         "Forward and backward, median, with equal losses on all sides; the limit is what products "
         "and exponentials take at the rates that were measured in the same run. "
         f"{largest['rows']:,} rows take {largest['seconds_of_both']:.1f} s and "
@@ -84,7 +81,7 @@ def mixing(result: dict[str, Any]) -> str:
     head = ["two views of 65,536 x 784", "time", "of a copy's rate", "against eager"]
     head += ["against compiled", "against torchvision", "against kornia"]
     return (
-        f"{_table(head, rows)}\n\n"
+        f"{table(head, rows)}\n\n"
         "Mixing with a draw that is there, median; the libraries draw as well, and are compared "
         "with drawing and mixing. In a "
         f"DACL+ step of {step['depth']} layers of {step['width']:,} (batch {step['batch']:,}, "

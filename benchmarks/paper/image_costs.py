@@ -21,8 +21,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.markdown import fill_one, table
 from benchmarks.paper.image_networks import ResNet
-from benchmarks.tables import ROOT, fill_one, table
+from benchmarks.tables import ROOT
 
 DOCUMENT = ROOT / "docs" / "images.md"
 PEAK, SHARE = 989e12, 0.1  # bfloat16 operations a second of an H100, and what is reached of them

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import cells as results
 from benchmarks.cells import Cell
+from benchmarks.markdown import fill_one, table
 from benchmarks.paper import graphs, images
 from benchmarks.paper.tabular import (
     METHODS,
@@ -30,7 +31,7 @@ from benchmarks.paper.tabular import (
     cells_of,
     tried,
 )
-from benchmarks.tables import ROOT, fill_one, table
+from benchmarks.tables import ROOT
 
 DOCUMENT = ROOT / "docs" / "paper.md"
 CHOOSING = ROOT / "docs" / "choosing.md"
