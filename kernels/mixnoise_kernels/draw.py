@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from mixnoise_kernels.launch import launch
 from mixnoise_kernels.partners import draw_kinds_kernel, draw_rows_kernel
 
 _BLOCK = 256
@@ -17,7 +18,9 @@ def draw_rows(
     """Partners, int64, and coefficients, float32 in (alpha, 1], each ``(views, n_rows)``."""
     partner = seed.new_empty(views, n_rows)
     coef = torch.empty_like(partner, dtype=torch.float32)
-    draw_rows_kernel[triton.cdiv(n_rows, _BLOCK), views](
+    launch(
+        draw_rows_kernel,
+        (triton.cdiv(n_rows, _BLOCK), views),
         seed,
         partner,
         coef,
@@ -35,7 +38,14 @@ def draw_rows(
 def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
     """uint8 ``(n_rows,)``, uniform over 0..n_kinds-1; one for all rows with ``per_batch``."""
     kind = seed.new_empty(n_rows, dtype=torch.uint8)
-    draw_kinds_kernel[triton.cdiv(n_rows, _BLOCK),](
-        seed, kind, n_rows, n_kinds, PER_BATCH=per_batch, BLOCK=_BLOCK
+    launch(
+        draw_kinds_kernel,
+        (triton.cdiv(n_rows, _BLOCK),),
+        seed,
+        kind,
+        n_rows,
+        n_kinds,
+        PER_BATCH=per_batch,
+        BLOCK=_BLOCK,
     )
     return kind

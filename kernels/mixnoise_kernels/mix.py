@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mixnoise_kernels.device import INTERPRETED
+from mixnoise_kernels.launch import launch
 from mixnoise_kernels.views import views_kernel
 from mixnoise_kernels.views_gradient import views_gradient_kernel
 
@@ -99,7 +100,9 @@ def _launch(
         triton.cdiv(_quarter(n_columns), block),
         triton.cdiv(n_views, at_a_time),
     )
-    views_kernel[grid](
+    launch(
+        views_kernel,
+        grid,
         x,
         views,
         n_rows=n_rows,
@@ -160,7 +163,9 @@ def mix_backward(
     drawn, order = partner.flatten().sort(stable=True)
     start = torch.searchsorted(drawn, torch.arange(n_rows + 1, device=x.device))
     block = block_of(n_columns)
-    views_gradient_kernel[n_rows, triton.cdiv(_quarter(n_columns), block), 4](
+    launch(
+        views_gradient_kernel,
+        (n_rows, triton.cdiv(_quarter(n_columns), block), 4),
         grad,
         x,
         dx,

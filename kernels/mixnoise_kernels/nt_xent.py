@@ -24,6 +24,7 @@ from torch import Tensor
 from mixnoise_kernels import blocks
 from mixnoise_kernels.device import chip
 from mixnoise_kernels.gradient import gradient_kernel
+from mixnoise_kernels.launch import launch
 from mixnoise_kernels.loss import loss_kernel, weights_kernel
 from mixnoise_kernels.normalize import normalize_backward_kernel
 from mixnoise_kernels.rows import rows_kernel
@@ -50,7 +51,9 @@ def sums_of_all(unit: Tensor, n: int, temperature: Temperature) -> tuple[Tensor,
     n_programs, n_parts = blocks.split(triton.cdiv(n, chosen.rows), programs)
     zeros = unit.new_zeros(n_programs + 1, 2, n_padded, dtype=torch.float32)
     sums, largest = zeros[:-1], zeros[-1]
-    triangle_kernel[n_programs,](
+    launch(
+        triangle_kernel,
+        (n_programs,),
         unit,
         sums,
         n=n,
@@ -99,7 +102,9 @@ def _launch_rows(
 ) -> None:
     _, own_padded, terms, block_d = own.shape
     chosen = blocks.rows(operands(own), block_d, running, chip(own.device))
-    rows_kernel[2 * own_padded // chosen.rows,](
+    launch(
+        rows_kernel,
+        (2 * own_padded // chosen.rows,),
         own,
         unit,
         sums,
@@ -128,7 +133,9 @@ def losses(
     _, own_padded, terms, block_d = own.shape
     loss = own.new_empty(2 * n_own, dtype=torch.float32)
     stats = own.new_empty(2, 2, own_padded, dtype=torch.float64)
-    loss_kernel[own_padded // _ROWS_AT_A_TIME,](
+    launch(
+        loss_kernel,
+        (own_padded // _ROWS_AT_A_TIME,),
         own,
         sums,
         largest,
@@ -170,7 +177,9 @@ def weights(
     n_padded = stats.shape[2]
     vectors = grad.new_empty(5, n_padded, dtype=torch.float32)
     scale = grad.new_empty((), dtype=torch.float32)
-    weights_kernel[triton.cdiv(n_padded, 128),](
+    launch(
+        weights_kernel,
+        (triton.cdiv(n_padded, 128),),
         grad,
         grad_largest,
         stats[0],
@@ -214,7 +223,9 @@ def gradient(
     negatives = own.new_empty(parts, 2, own_padded, block_d, dtype=torch.float32)
     for running in temperature.forms():
         chosen = blocks.rows(operands(own), block_d, running, on)
-        gradient_kernel[2 * own_padded // chosen.rows, block_d // chosen.out, parts](
+        launch(
+            gradient_kernel,
+            (2 * own_padded // chosen.rows, block_d // chosen.out, parts),
             own,
             own_weights.weight,
             own_weights.log2_l,
@@ -242,7 +253,9 @@ def gradient(
     dz1, dz2 = (z.new_empty(z.shape) for z in (z1, z2))
     along = own.new_empty(2, own_padded, dtype=torch.float32)
     rows = blocks.rows_at_a_time(block_d)
-    normalize_backward_kernel[own_padded // rows, 2](
+    launch(
+        normalize_backward_kernel,
+        (own_padded // rows, 2),
         z1,
         z2,
         own,

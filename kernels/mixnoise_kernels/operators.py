@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,25 @@ from torch import Tensor
 from mixnoise_kernels import blocks, draw, mix, nt_xent
 from mixnoise_kernels.device import INTERPRETED, chip, current
 from mixnoise_kernels.unit_rows import Temperature, empty_unit, precision_of_products
+
+_LIBRARY = torch.library.Library("mixnoise", "FRAGMENT")
+
+
+def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Makes a function an operator of PyTorch.
+
+    As ``torch.library.custom_op`` does, but for what that checks at every call: with few rows the
+    host's time is what counts.
+    """
+
+    def register(function: Callable[..., Any]) -> Any:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+        # What runs inside a compiled function must not be compiled itself.
+        _LIBRARY.impl(name, torch.compiler.disable(function), "CompositeExplicitAutograd")
+        return getattr(torch.ops.mixnoise, name).default
+
+    return register
 
 
 def why_not(operation: str, z: Tensor) -> str | None:
@@ -36,7 +56,7 @@ def _major(device: torch.device) -> int:
     return chip(device).major
 
 
-@torch.library.custom_op("mixnoise::triton_nt_xent", mutates_args=())
+@_operator("triton_nt_xent")
 def nt_xent_rows(
     z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -44,7 +64,7 @@ def nt_xent_rows(
         return nt_xent.forward(z1, z2, Temperature(temperature, number), precision)
 
 
-@nt_xent_rows.register_fake
+@torch.library.register_fake("mixnoise::triton_nt_xent", lib=_LIBRARY)
 def _(
     z1: Tensor, z2: Tensor, temperature: Tensor | None, number: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,7 +75,7 @@ def _(
     return z1.new_empty(2 * n, dtype=torch.float32), unit, inverse_norm, stats
 
 
-@torch.library.custom_op("mixnoise::triton_nt_xent_backward", mutates_args=())
+@_operator("triton_nt_xent_backward")
 def nt_xent_backward(
     grad: Tensor,
     z1: Tensor,
@@ -71,7 +91,7 @@ def nt_xent_backward(
         return nt_xent.backward(grad, z1, z2, unit, inverse_norm, stats, t)
 
 
-@nt_xent_backward.register_fake
+@torch.library.register_fake("mixnoise::triton_nt_xent_backward", lib=_LIBRARY)
 def _(
     grad: Tensor, z1: Tensor, z2: Tensor, unit: Tensor, inverse_norm: Tensor, stats: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,10 +120,12 @@ def _nt_xent_grad(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None
     return dz1, dz2, dt, None, None
 
 
-nt_xent_rows.register_autograd(_nt_xent_grad, setup_context=_nt_xent_setup)
+torch.library.register_autograd(
+    "mixnoise::triton_nt_xent", _nt_xent_grad, setup_context=_nt_xent_setup, lib=_LIBRARY
+)
 
 
-@torch.library.custom_op("mixnoise::triton_mix", mutates_args=())
+@_operator("triton_mix")
 def mix_views(
     x: Tensor,
     seed: Tensor,
@@ -117,12 +139,12 @@ def mix_views(
         return mix.mix(x, seed, partner, coef, kind, low, function)
 
 
-@mix_views.register_fake
+@torch.library.register_fake("mixnoise::triton_mix", lib=_LIBRARY)
 def _(x: Tensor, seed: Tensor, partner: Tensor, *_: Any) -> Tensor:
     return x.new_empty(partner.shape[0], *x.shape)
 
 
-@torch.library.custom_op("mixnoise::triton_mix_backward", mutates_args=())
+@_operator("triton_mix_backward")
 def mix_backward(
     grad: Tensor,
     x: Tensor,
@@ -137,7 +159,7 @@ def mix_backward(
         return mix.mix_backward(grad, x, seed, partner, coef, kind, low, function)
 
 
-@mix_backward.register_fake
+@torch.library.register_fake("mixnoise::triton_mix_backward", lib=_LIBRARY)
 def _(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -152,10 +174,12 @@ def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, None, None, None, None
 
 
-mix_views.register_autograd(_mix_grad, setup_context=_mix_setup)
+torch.library.register_autograd(
+    "mixnoise::triton_mix", _mix_grad, setup_context=_mix_setup, lib=_LIBRARY
+)
 
 
-@torch.library.custom_op("mixnoise::triton_draw_rows", mutates_args=())
+@_operator("triton_draw_rows")
 def draw_rows(
     seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
 ) -> tuple[Tensor, Tensor]:
@@ -163,7 +187,7 @@ def draw_rows(
         return draw.draw_rows(seed, views, n_rows, alpha, per_batch)
 
 
-@draw_rows.register_fake
+@torch.library.register_fake("mixnoise::triton_draw_rows", lib=_LIBRARY)
 def _(
     seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
 ) -> tuple[Tensor, Tensor]:
@@ -171,12 +195,12 @@ def _(
     return partner, torch.empty_like(partner, dtype=torch.float32)
 
 
-@torch.library.custom_op("mixnoise::triton_draw_kinds", mutates_args=())
+@_operator("triton_draw_kinds")
 def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
     with current(seed):
         return draw.draw_kinds(seed, n_rows, n_kinds, per_batch)
 
 
-@draw_kinds.register_fake
+@torch.library.register_fake("mixnoise::triton_draw_kinds", lib=_LIBRARY)
 def _(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
     return seed.new_empty(n_rows, dtype=torch.uint8)

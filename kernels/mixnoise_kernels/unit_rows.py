@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixnoise_kernels import blocks
 from mixnoise_kernels.device import INTERPRETED
+from mixnoise_kernels.launch import launch
 from mixnoise_kernels.normalize import PLAIN_FROM, normalize_kernel
 
 # Of bfloat16 for a number of float32, by the products of these that count.
@@ -90,7 +91,9 @@ def normalize(
     _, n_padded, terms, block_d = unit.shape
     inverse_norm = z1.new_empty(2, n_padded, dtype=torch.float32)
     rows = blocks.rows_at_a_time(block_d)
-    normalize_kernel[n_padded // rows, 2](
+    launch(
+        normalize_kernel,
+        (n_padded // rows, 2),
         z1,
         z2,
         unit,
