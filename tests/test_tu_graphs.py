@@ -172,10 +172,22 @@ def test_infograph_is_the_bound_of_its_scores():
 def test_the_plain_classifier_learns_what_a_line_can_part():
     y = np.arange(200) % 2
     h = np.random.default_rng(0).normal(size=(200, 3)) + 6 * y[:, None] - 3
-    assert graphs.plain(h, y, 0) == [100.0] * 10
+    tested, foretold = graphs.plain(h, y, 0)
+    assert tested == [100.0] * 10
+    assert min(foretold) > 98
     assert graphs.plain(h, y, 0) == graphs.plain(h, y, 0)
-    guessed = graphs.plain(h, np.random.default_rng(1).permutation(y), 0)
-    assert 30 < np.mean(guessed) < 70
+    tested, foretold = graphs.plain(h, np.random.default_rng(1).permutation(y), 0)
+    assert 30 < np.mean(tested) < 70
+    assert 30 < np.mean(foretold) < 70
+
+
+def test_test_graphs_have_no_part_in_the_choice():
+    y = np.arange(60) % 2
+    for train, test in graphs.folds(y, 0):
+        for fit, held_out in graphs.inner_folds(y, train, 0):
+            assert set(fit) | set(held_out) == set(train)
+            assert not set(fit) & set(held_out)
+            assert not set(train) & set(test)
 
 
 def test_every_row_and_going_on(tmp_path, monkeypatch, capsys):
@@ -197,11 +209,12 @@ def test_every_row_and_going_on(tmp_path, monkeypatch, capsys):
     one, two = graphs.cell("MUTAG", "DACL", small).runs()
     assert (one["seed"], two["seed"]) == (0, 1)
     assert len(one["tried"]) == len(graphs.space("DACL")) == 4
-    for fold, setting in enumerate(one["chosen"]):
-        inner = [tried["inner"][fold] for tried in one["tried"]]
-        assert inner[setting] == max(inner)
-        for classifier in graphs.CLASSIFIERS:
-            assert one[classifier][fold] == one["tried"][setting][classifier][fold]
+    for classifier in graphs.CLASSIFIERS:
+        of_settings = [tried[classifier] for tried in one["tried"]]
+        for fold, setting in enumerate(one["chosen"][classifier]):
+            foretold = [each["foretold"][fold] for each in of_settings]
+            assert foretold[setting] == max(foretold)
+            assert one[classifier][fold] == of_settings[setting]["tested"][fold]
 
     again = graphs.run("DACL", [g.clone() for g in rings], small, 0)
     assert again["tuned"] == one["tuned"]
