@@ -70,16 +70,14 @@ def main() -> None:
     room = torch.zeros(64)
     half, whole = room.half(), room
     cases = [
-        (x[start:], n, stride, factor, negative, dtype, warps)
-        for (x, start), (n, stride), (factor, negative), dtype, warps in itertools.product(
+        (x[start:], n, stride, factor, negative, tl.float32, 4)
+        for (x, start), (n, stride), (factor, negative) in itertools.product(
             ((whole, 0), (whole, 1), (whole, 4), (half, 0), (half, 1)),
             ((7, 1), (32, 16), (2**31, 3), (2, 2**31 + 16)),
             ((0.5, False), (2, True)),
-            (tl.float32,),
-            (4,),
         )
     ]
-    cases += [(whole, 7, 1, 0.5, False, dtype, w) for dtype in (tl.float64,) for w in (4, 8)]
+    cases += [(whole, 7, 1, 0.5, False, tl.float64, warps) for warps in (4, 8)]
     compiled = set()
     for x, n, stride, factor, negative, dtype, warps in cases:
         grid, given = (3,), (x, whole, n)

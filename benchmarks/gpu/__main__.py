@@ -60,7 +60,7 @@ def kept(result: dict[str, Any], output: Path) -> dict[str, dict[str, Any]]:
     if not output.exists():
         return {}
     found = json.loads(output.read_text())
-    same = found["kernels"] == result["kernels"]
+    same = found.get("kernels") == result["kernels"]
     if not same or found["machine"].get("gpu") != result["machine"].get("gpu"):
         return {}
     commit = {"commit": found["machine"]["commit"]}

@@ -57,13 +57,22 @@ def loss(result: dict[str, Any]) -> str:
         for case in result["cases"]
         if "seconds_of_both" in case
     )
+    compiled = "; ".join(
+        f"{case['rows']:,} rows in {case['products']} "
+        f"{_ms(case['compiled']['default']['ours']['median'])}, "
+        f"{_times(case['ratio'], 'default')} against the formula compiled alike"
+        for case in result["cases"]
+        if "compiled" in case
+    )
+    if compiled:
+        compiled = f"Inside `torch.compile`, both in one go: {compiled}. "
     head = ["rows, products", "called", "against eager", "against compiled", "against lightly"]
     head += ["as a CUDA graph", "of the limit", "memory"]
     return (
         f"{table(head, rows)}\n\n"
         "Forward and backward, median, with equal losses on all sides; the limit is what products "
         "and exponentials take at the rates that were measured in the same run. "
-        f"{largest}{_source(result)}"
+        f"{largest}{compiled}{_source(result)}"
     )
 
 
