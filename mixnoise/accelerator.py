@@ -17,6 +17,11 @@ from mixnoise.progress import warn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+if dist.is_available():
+    # DistributedDataParallel loads it, and the defaults of its functions are the process group that
+    # there is by then: it would never be destroyed, and gloo's threads run on while Python ends.
+    import torch.distributed.nn.functional
+
 
 @contextmanager
 def accelerator_for(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
+import torch.distributed.nn.functional  # noqa: F401  (before there is a group: accelerator.py)
 
 TIMEOUT = 240
 

@@ -1,5 +1,6 @@
 """Two gloo processes on this machine: DACL under DistributedDataParallel, and the trainer."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -73,17 +74,20 @@ def train(path, kind):
 
 def run_twice(*arguments):
     """This file as a program of two processes."""
-    subprocess.run(
+    ended = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
             *("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, *arguments),
         ],
-        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         timeout=240,
         # On the CPU, also where there is one GPU, which two processes cannot share.
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parent,
     )
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_ddp_averages_the_gradients_of_the_ranks(tmp_path):
@@ -109,6 +113,8 @@ def trained(tmp_path_factory):
 
 
 def train_all(folder):
+    # Registered before pretrain's own, and so called after it.
+    atexit.register(write_gloo_threads, Path(f"{folder}/threads.{os.environ['RANK']}"))
     for kind in DATA:
         train(f"{folder}/{kind}", kind)
     train_gathered(f"{folder}/gathered")
@@ -164,6 +170,17 @@ def test_all_processes_stop_at_the_same_epoch(trained):
     first, second = (torch.load(trained / f"stopped.{rank}", weights_only=True) for rank in (0, 1))
     assert first == second
     assert first[0] < 50
+
+
+def write_gloo_threads(path):
+    threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+    path.write_text("".join(name for name in threads if "gloo" in name))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of threads")
+def test_no_thread_of_the_group_is_left_when_python_ends(trained):
+    # Such a thread sees the other process go, at times while its own is half taken down.
+    assert [trained.joinpath(f"threads.{rank}").read_text() for rank in (0, 1)] == ["", ""]
 
 
 if __name__ == "__main__":
