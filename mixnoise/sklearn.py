@@ -360,7 +360,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _validated(self, X: Any, reset: bool, least_rows: int) -> Any:
         """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame."""
-        if as_frame(X) is None:
+        frame = as_frame(X)
+        if frame is None:
             return validate_data(
                 self,
                 X,
@@ -370,7 +371,13 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 ensure_all_finite="allow-nan",
                 ensure_min_samples=least_rows,
             )
-        validate_data(self, X, reset=reset, skip_check_array=True)
+        named = X
+        if not hasattr(X, "__dataframe__"):
+            # By which scikit-learn before 1.9 asks for the names, and which polars 2 no longer has.
+            import pyarrow as pa
+
+            named = pa.table({name: [] for name in frame.columns})
+        validate_data(self, named, reset=reset, skip_check_array=True)
         if len(X) < least_rows:
             raise ValueError(f"X must have at least {least_rows} rows, got {len(X)} sample(s)")
         return X

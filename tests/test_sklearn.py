@@ -80,8 +80,12 @@ def test_numbers_and_categories_with_missing_ones():
     assert encoder.columns_.dropped == {"id": "has no value twice, as names or identifiers"}
     assert [c.name for c in encoder.columns_.categories] == ["kind"]
     # Polars says the same.
-    same = DACLEncoder(**QUICK).fit(pl.from_pandas(frame)).transform(pl.from_pandas(frame))
-    np.testing.assert_array_equal(same, h)
+    polars = pl.from_pandas(frame)
+    same = DACLEncoder(**QUICK).fit(polars)
+    np.testing.assert_array_equal(same.transform(polars), h)
+    assert list(same.feature_names_in_) == polars.columns
+    with pytest.raises(ValueError, match="Feature names must be in the same order"):
+        same.transform(polars.select(reversed(polars.columns)))
     # What was not seen, or is missing, is no error.
     new = frame.assign(kind=["centre"] * 200 + [None] * 200, skewed=np.nan)
     assert np.isfinite(encoder.transform(new)).all()
