@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from forked import Forked
 from noise_cases import triton_mix
 from nt_xent_cases import triton_nt_xent
@@ -27,6 +28,13 @@ def triton_runs() -> Iterator[None]:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)
         yield
+
+
+@pytest.fixture
+def fill_with_nan() -> Iterator[Callable[[], None]]:
+    """PyTorch fills what torch.empty and its kin allocate, where it is to be deterministic."""
+    yield partial(torch.use_deterministic_algorithms, True)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

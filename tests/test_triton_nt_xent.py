@@ -5,7 +5,6 @@ What both backends promise is in test_nt_xent.py and test_nt_xent_contract.py.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import oracles
@@ -364,13 +363,6 @@ def test_precision_follows_the_setting_of_pytorch(set_precision: Callable[[str],
 
 
 # Memory that nothing was written to
-
-
-@pytest.fixture
-def fill_with_nan() -> Iterator[Callable[[], None]]:
-    """PyTorch fills what torch.empty and its kin allocate, where it is to be deterministic."""
-    yield partial(torch.use_deterministic_algorithms, True)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def backward(
 
 
 def temperature_gradient(along: Tensor, n: int, temperature: Temperature) -> Tensor:
-    """From gradient's last result, float64; it means nothing if the temperature is a number."""
+    """From gradient's last result, float64; empty if the temperature is a number."""
     if temperature.tensor is None:
-        return along.new_empty((), dtype=torch.float64)
+        return along.new_empty(0, dtype=torch.float64)
     return along[:, :n].sum(dtype=torch.float64) / (-2 * temperature.tensor.double())

@@ -93,10 +93,17 @@ def nt_xent_backward(
 
 @torch.library.register_fake("mixnoise::triton_nt_xent_backward", lib=_LIBRARY)
 def _(
-    grad: Tensor, z1: Tensor, z2: Tensor, unit: Tensor, inverse_norm: Tensor, stats: Tensor, *_: Any
+    grad: Tensor,
+    z1: Tensor,
+    z2: Tensor,
+    unit: Tensor,
+    inverse_norm: Tensor,
+    stats: Tensor,
+    temperature: Tensor | None,
+    number: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dz1, dz2 = (torch.empty_like(z, memory_format=torch.contiguous_format) for z in (z1, z2))
-    return dz1, dz2, stats.new_empty(())
+    return dz1, dz2, stats.new_empty(0 if temperature is None else ())
 
 
 def _nt_xent_setup(ctx: Any, inputs: Any, output: Any) -> None:
