@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch.distributed as dist
@@ -46,6 +47,10 @@ def run_ranks(file: str, n: int, folder: Path, function: str, *arguments: str) -
 def main(functions: dict[str, Callable[..., None]]) -> None:
     """What such a file does when it is run."""
     _, function, folder, *arguments = sys.argv
+    if find_spec("triton"):
+        import triton_interpreter
+
+        triton_interpreter.install()
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
