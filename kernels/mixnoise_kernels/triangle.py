@@ -159,5 +159,5 @@ def triangle_kernel(
                 BLOCK_K,
                 TERMS,
             )
-        own_sums = tl.sum(tl.sum(total, 0), 0)
+        own_sums = tl.sum(tl.reshape(total, (WARPS * 8, BLOCK)), 0)
         tl.atomic_add(sums_ptr + own_base + index, own_sums, sem="relaxed", scope="cta")
