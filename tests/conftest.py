@@ -37,6 +37,16 @@ def fill_with_nan() -> Iterator[Callable[[], None]]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def opcheck(fill_with_nan: Callable[[], None]) -> Iterator[Callable]:
+    """torch.library's, where an operator's output that is never written is noticed each time."""
+    fill_with_nan()
+    with warnings.catch_warnings():
+        # Since PyTorch 2.14 opcheck warns of what it does itself.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+        yield torch.library.opcheck
+
+
 @pytest.fixture(scope="session")
 def forked() -> Iterator[Forked]:
     """Starts processes that train."""

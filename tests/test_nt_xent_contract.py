@@ -348,9 +348,8 @@ def sample_inputs() -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize("name", sample_inputs())
-def test_operator_is_registered_well(name: str, fill_with_nan: Callable[[], None]) -> None:
-    fill_with_nan()  # or what is never written is the same twice, now and then
-    torch.library.opcheck(torch.ops.mixnoise.nt_xent.default, sample_inputs()[name])
+def test_operator_is_registered_well(name: str, opcheck: Callable) -> None:
+    opcheck(torch.ops.mixnoise.nt_xent.default, sample_inputs()[name])
 
 
 def on_device(arguments: tuple) -> list:
@@ -362,14 +361,11 @@ def on_device(arguments: tuple) -> list:
 
 @pytest.mark.usefixtures("triton_runs")
 @pytest.mark.parametrize("name", [name for name in sample_inputs() if "float64" not in name])
-def test_triton_operator_is_registered_well(name: str, fill_with_nan: Callable[[], None]) -> None:
+def test_triton_operator_is_registered_well(name: str, opcheck: Callable) -> None:
     import mixnoise_kernels.operators  # noqa: F401 - registers it
 
-    fill_with_nan()
     *arguments, _ = sample_inputs()[name]
-    torch.library.opcheck(
-        torch.ops.mixnoise.triton_nt_xent.default, (*on_device(arguments), "auto")
-    )
+    opcheck(torch.ops.mixnoise.triton_nt_xent.default, (*on_device(arguments), "auto"))
 
 
 TEMPERATURE_ARGUMENTS = pytest.mark.parametrize(
@@ -379,27 +375,25 @@ TEMPERATURE_ARGUMENTS = pytest.mark.parametrize(
 
 @TEMPERATURE_ARGUMENTS
 def test_backward_operator_is_registered_well(
-    temperature: Tensor | None, fill_with_nan: Callable[[], None]
+    temperature: Tensor | None, opcheck: Callable
 ) -> None:
-    fill_with_nan()
     z1, z2 = (z.detach() for z in make_views(6, 4, torch.bfloat16))
     loss, z, stats, kept = torch.ops.mixnoise.nt_xent(z1, z2, temperature, 0.5, True)
     arguments = (torch.ones_like(loss), z, stats, kept, temperature, 0.5, torch.bfloat16)
-    torch.library.opcheck(torch.ops.mixnoise.nt_xent_backward.default, arguments)
+    opcheck(torch.ops.mixnoise.nt_xent_backward.default, arguments)
 
 
 @pytest.mark.usefixtures("triton_runs")
 @TEMPERATURE_ARGUMENTS
 def test_triton_backward_operator_is_registered_well(
-    temperature: Tensor | None, fill_with_nan: Callable[[], None]
+    temperature: Tensor | None, opcheck: Callable
 ) -> None:
     import mixnoise_kernels.operators  # noqa: F401 - registers it
 
-    fill_with_nan()
     z1, z2, t = on_device((*(z.detach() for z in make_views(6, 4)), temperature))
     loss, *saved = torch.ops.mixnoise.triton_nt_xent(z1, z2, t, 0.5, "ieee")
     arguments = (torch.ones_like(loss), z1, z2, *saved, t, 0.5)
-    torch.library.opcheck(torch.ops.mixnoise.triton_nt_xent_backward.default, arguments)
+    opcheck(torch.ops.mixnoise.triton_nt_xent_backward.default, arguments)
 
 
 def projected(nt_xent: Callable) -> Callable:

@@ -164,7 +164,8 @@ def run(
         took = {"images_per_second": round(rate, 1), "losses": made.losses}
     if rank() != 0:
         return {}
-    network.to(torch.accelerator.current_accelerator() or "cpu")  # also where nothing was trained
+    # Also where nothing was trained; builds for CUDA name it where there is none, too.
+    network.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     if isinstance(images, Tensor):
         train, test = ((features(network, x, 512), y) for x, y in (train, test))
         found = linear_probe(nn.Identity(), train, test, seed=seed, classifier="sgd")
