@@ -159,5 +159,6 @@ def triangle_kernel(
                 BLOCK_K,
                 TERMS,
             )
+        # At once: one sum after the other does not compile for sm_100 with Triton 3.8.0.
         own_sums = tl.sum(tl.reshape(total, (WARPS * 8, BLOCK)), 0)
         tl.atomic_add(sums_ptr + own_base + index, own_sums, sem="relaxed", scope="cta")
