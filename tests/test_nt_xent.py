@@ -28,6 +28,7 @@ from nt_xent_cases import (
 from torch import Tensor
 
 import mixnoise
+from mixnoise._torch import matmul
 from mixnoise._torch import nt_xent as torch_backend
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -123,6 +124,15 @@ def test_accuracy(dtype: torch.dtype, temperature: float, scene: str) -> None:
         check_accuracy(torch_rows, *make_scene(scene, n, d, dtype), temperature, make_weights(n))
 
 
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either one, whatever is faster on this processor."""
+    if request.param and not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch was built without oneDNN")
+    monkeypatch.setattr(matmul, "_ONEDNN_IS_FASTER", request.param)
+
+
+@pytest.mark.usefixtures("_library")
 @pytest.mark.parametrize("temperature", [0.0228, 0.5], ids=["running maximum", "fixed maximum"])
 @pytest.mark.parametrize(
     ("n", "d", "dtype"),

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mixnoise._torch.matmul import add_mm_, mm_of_rows
+
 LOG2_E = math.log2(math.e)
 # 512 x 512 in float32 is 1 MiB: large enough for the matrix product, small enough for the caches.
 TILE = 512
@@ -82,13 +84,6 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice, bool]]:
             yield rows, blocks[j], j in (i, i + len(half))
 
 
-def _similarity(z_scaled: Tensor, z: Tensor, rows: slice, columns: slice, buffer: Tensor) -> Tensor:
-    """The tile s[rows, columns] * log2(e), in the buffer's memory."""
-    shape = (rows.stop - rows.start, columns.stop - columns.start)
-    tile = buffer[: shape[0] * shape[1]].view(shape)
-    return torch.mm(z_scaled[rows], z[columns].T, out=tile)
-
-
 def normalize(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
     """Unit rows ``(2N, D)`` in the compute dtype and their former norms ``(2N,)``.
 
@@ -121,7 +116,8 @@ def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> 
     for rows, columns, leave_out_diagonal in _tiles(n):
         size = (rows.stop - rows.start) * (columns.stop - columns.start)
         fits = used + size <= kept.numel()
-        e = _similarity(z_scaled, z, rows, columns, kept[used:] if fits else buffer).exp2_()
+        s = mm_of_rows(z_scaled[rows], z[columns], buffer)
+        e = torch.exp2(s, out=kept[used : used + size].view(s.shape) if fits else s)
         used += size if fits else 0
         if leave_out_diagonal:
             e.diagonal().zero_()
@@ -146,7 +142,7 @@ def _log2_negatives_running(z: Tensor, z_scaled: Tensor, n: int) -> Tensor:
         maximum[block] = latest
 
     for rows, columns, leave_out_diagonal in _tiles(n):
-        s = _similarity(z_scaled, z, rows, columns, buffer)
+        s = mm_of_rows(z_scaled[rows], z[columns], buffer)
         if leave_out_diagonal:
             s.diagonal().fill_(-math.inf)
         add(rows, s)
@@ -207,6 +203,8 @@ def _backward_negatives(
     """sum over k of exp(s_ik) (g_i/l_i + g_k/l_k) z_k, ``(2N, D)``."""
     n = z.shape[0] // 2
     dz = torch.zeros_like(z)
+    # What a tile gives to its columns is summed transposed: then no tile has to be transposed.
+    dz_t = torch.zeros_like(z.T, memory_format=torch.contiguous_format)
     buffer, weights = z.new_empty(2, TILE * TILE)
     # In the plain form e and u = g/l stay normal numbers. In the running form e_ik/l_i <= 1, and u
     # takes what is lost where log2 l, which is large at small temperatures, is rounded.
@@ -219,7 +217,7 @@ def _backward_negatives(
         size = shape[0] * shape[1]
         w = weights[:size].view(shape)
         if running:
-            s = _similarity(z_scaled, z, rows, columns, buffer)
+            s = mm_of_rows(z_scaled[rows], z[columns], buffer)
             torch.sub(s, log2_l[rows, None], out=w).exp2_().mul_(u[rows, None])
             w.addcmul_(s.sub_(log2_l[columns]).exp2_(), u[columns])
         else:
@@ -228,13 +226,15 @@ def _backward_negatives(
                 w *= kept[used : used + size].view(shape)
                 used += size
             else:
-                w *= _similarity(z_scaled, z, rows, columns, buffer).exp2_()
+                w *= mm_of_rows(z_scaled[rows], z[columns], buffer).exp2_()
         if leave_out_diagonal:
             w.diagonal().zero_()
-        dz[rows].addmm_(w, z[columns])
-        if columns != rows:
-            dz[columns].addmm_(w.T, z[rows])
-    return dz
+        add_mm_(dz[rows], w, z[columns])
+        if columns == rows:  # the first tile of each block of rows
+            own_t = z[rows].T.contiguous()
+        else:
+            add_mm_(dz_t[:, columns], own_t, w)
+    return dz.add_(dz_t.T)
 
 
 def backward(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixnoise._torch.matmul import add_mm_, mm_of_rows
 from mixnoise._torch.nt_xent import (
     LOG2_E,
     NO_MAXIMUM,
@@ -69,11 +70,6 @@ def _blocks(n: int) -> Iterator[tuple[int, slice]]:
             yield view, slice(start, min(start + TILE, n))
 
 
-def _product(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
-    """Products of rows with rows, in the buffer's memory."""
-    return torch.mm(a, b.T, out=buffer[: len(a) * len(b)].view(len(a), len(b)))
-
-
 def _leave_out(tile: Tensor, value: float, first_row: int, first_column: int) -> None:
     """Itself and its positive, for each row: they stand at the same position of either view."""
     diagonal = first_row - first_column
@@ -93,7 +89,7 @@ def _log2_negatives(
         total = z.new_zeros(len(block), dtype=wide)
         maximum = z.new_full((len(block),), NO_MAXIMUM if running else 0)
         for other_view, columns in _blocks(n):
-            s = _product(block, z[other_view, columns], buffer)
+            s = mm_of_rows(block, z[other_view, columns], buffer)
             if running:
                 _leave_out(s, -math.inf, offset + rows.start, columns.start)
                 former, maximum = maximum, torch.maximum(maximum, s.amax(1))
@@ -136,7 +132,7 @@ def _backward_negatives(saved: Saved, own: Tensor, every: Tensor, t: Tensor | fl
     for view, rows in _blocks(saved.own.shape[1]):
         block, u = scaled[view, rows], own[view, rows, None]
         for other_view, columns in _blocks(n):
-            s = _product(block, z[other_view, columns], buffer)
+            s = mm_of_rows(block, z[other_view, columns], buffer)
             w = weight_buffer[: s.numel()].view(s.shape)
             u_k = every[other_view, columns]
             if running:
@@ -146,7 +142,7 @@ def _backward_negatives(saved: Saved, own: Tensor, every: Tensor, t: Tensor | fl
             else:
                 torch.add(u, u_k, out=w).mul_(s.exp2_())
             _leave_out(w, 0, saved.offset + rows.start, columns.start)
-            dz[view, rows].addmm_(w, z[other_view, columns])
+            add_mm_(dz[view, rows], w, z[other_view, columns])
     return dz.flatten(0, 1)
 
 
