@@ -22,6 +22,9 @@ _COLUMN_GROUP_ELEMENTS = 2**22
 _LOG2_ZERO = -1e30
 # Far below the largest number, so that sums of many such terms stay finite, too.
 _MAX_EXPONENT = {torch.float32: 96.0, torch.float64: 960.0}
+# FBGEMM has embedding bags of float32. Without it they are slower than gathering and lerp.
+_HAS_FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines
+_GRAIN_SIZE = 32768  # elements of each thread, where PyTorch uses several
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -83,10 +86,18 @@ def mix(
     """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``."""
     n_views, (n_rows, n_columns) = partner.shape[0], x.shape
     _check_partners(partner, n_rows)
+    if function == "linear" and kind is None and _has_bags(x):
+        out = _sums_of_pairs(x, torch.arange(n_rows), partner, coef)
+        _restore_unmixed(out, x, coef, None)
+        return out
     out = x.new_empty(n_views, n_rows, n_columns)
     wide = arithmetic_dtype(x.dtype)
     bits = random.ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
+        if name == "linear":
+            _mix_linear(x, partner, coef, rows, out)
+            _restore_unmixed(out, x, coef, rows)
+            continue
         if name == "geometric":
             _mix_geometric(x, partner, coef, rows, low, out)
             continue
@@ -98,21 +109,54 @@ def mix(
                     deviate = bits.normal(v, block).mul_(c)
                     _put(out[v], block, own.to(wide) + deviate)
                     continue
-                # Straight into the result where it can hold what is computed.
-                direct = isinstance(block, slice) and (name == "binary" or x.dtype == wide)
+                # Straight into the result where its rows are neighbours.
+                direct = isinstance(block, slice)
                 other = torch.index_select(
                     x, 0, partner[v, block], out=out[v, block] if direct else None
                 )
-                if name == "binary":
-                    mixed = _select(bits.keep_mask(v, block, c), own, other)
-                else:
-                    # lerp computes x - (x - x_j)(1-c), which loses -0.0 and makes inf NaN at c = 1.
-                    mixed = other.to(wide).lerp_(own.to(wide), c.to(wide))
+                mixed = _select(bits.keep_mask(v, block, c), own, other)
                 if not direct:
                     _put(out[v], block, mixed)
-        if name == "linear":
-            _restore_unmixed(out, x, coef, rows)
     return out
+
+
+def _mix_linear(x: Tensor, partner: Tensor, coef: Tensor, rows: Tensor | None, out: Tensor) -> None:
+    """c x_i + (1-c) x_j, into ``out``."""
+    if rows is not None and _has_bags(x):
+        x = x.contiguous()
+        for some in rows.split(max(1, _BLOCK_ELEMENTS // x.shape[1])):
+            for view, j, c in zip(out, partner[:, some], coef[:, some], strict=True):
+                view.index_copy_(0, some, _sums_of_pairs(x, some, j, c))
+        return
+    wide = arithmetic_dtype(x.dtype)
+    for block in _row_blocks(rows, *x.shape):
+        own = _take(x, block).to(wide)
+        for view, j, c in zip(out, partner[:, block], coef[:, block], strict=True):
+            # Straight into the result where it can hold what is computed.
+            direct = isinstance(block, slice) and x.dtype == wide
+            other = torch.index_select(x, 0, j, out=view[block] if direct else None)
+            # lerp computes x - (x - x_j)(1-c), which loses -0.0 and makes inf NaN at c = 1.
+            mixed = other.to(wide).lerp_(own, c[:, None].to(wide))
+            if not direct:
+                _put(view, block, mixed)
+
+
+def _has_bags(x: Tensor) -> bool:
+    return _HAS_FBGEMM and x.is_cpu and x.dtype == torch.float32 and x.numel() > 0
+
+
+def _sums_of_pairs(x: Tensor, own: Tensor, partner: Tensor, coef: Tensor) -> Tensor:
+    """c x_i + (1-c) x_j as embedding bags of two rows, which are gathered and added in one pass.
+
+    ``(..., R, F)`` of indices own ``(R,)`` and partner ``(..., R)``.
+    """
+    bags = torch.stack((own.expand_as(partner), partner), -1).view(-1, 2)
+    weights = torch.stack((coef, 1 - coef), -1).view(-1, 2)
+    sums = F.embedding_bag(bags, x.contiguous(), mode="sum", per_sample_weights=weights)
+    # FBGEMM leaves the upper halves of the vector registers in use. Until any other vectorised
+    # operation has run on the same thread, MKL's logarithm, for one, takes three times as long.
+    torch.empty(torch.get_num_threads() * _GRAIN_SIZE, dtype=torch.int8).add_(1)
+    return sums.view(*partner.shape, x.shape[1])
 
 
 def _mix_geometric(
