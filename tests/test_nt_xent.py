@@ -150,6 +150,19 @@ def test_accuracy_around_a_tile_edge(
     check_accuracy(torch_rows, *make_scene("clustered", n, d, dtype), temperature, make_weights(n))
 
 
+def test_onednn_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Tensor) -> Tensor:
+        raise AssertionError("a product went to oneDNN")
+
+    monkeypatch.setattr(matmul, "_ONEDNN_IS_FASTER", True)
+    monkeypatch.setattr(matmul, "_linear", refuse)
+    z1, z2 = make_scene("clustered", 20, 17, torch.float32)
+    with pytest.raises(AssertionError, match="oneDNN"):
+        torch_rows(z1, z2, 0.5)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert torch_rows(z1, z2, 0.5).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("n", "temperature"), [(32, 0.05), (32, 0.07), (2, 0.1)], ids=lambda v: str(v)
 )

@@ -3,7 +3,7 @@
 ``torch.mm`` goes to MKL, which uses AVX-512 on Intel's processors only. oneDNN, which compiled
 models call for their linear layers, uses it on every processor that has it: an AMD EPYC of 2024
 multiplies tiles in float32 twice as fast. With AVX2 both are as fast, and oneDNN has no float64.
-``torch.backends.mkldnn.flags(enabled=False)`` turns it off here, too.
+``torch.backends.mkldnn.enabled = False`` turns it off here, too.
 """
 
 from __future__ import annotations
