@@ -96,6 +96,9 @@ class Products(TorchDispatchMode):
         if function.overloadpacket in (aten.mm, aten.addmm, aten.addmm_):
             a, b = arguments[-2:]
             self.flop += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+        elif str(function.overloadpacket) == "mkldnn._linear_pointwise":
+            x, weight = arguments[:2]
+            self.flop += 2 * x.shape[0] * x.shape[1] * weight.shape[0]
         assert function.overloadpacket not in (aten.bmm, aten.baddbmm, aten.matmul)
         return function(*arguments, **(settings or {}))
 
