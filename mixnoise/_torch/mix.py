@@ -105,12 +105,15 @@ def mix(
             own = _take(x, block)
             for v in range(n_views):
                 c = coef[v, block, None]
-                if name == "gaussian":
-                    deviate = bits.normal(v, block).mul_(c)
-                    _put(out[v], block, own.to(wide) + deviate)
-                    continue
                 # Straight into the result where its rows are neighbours.
                 direct = isinstance(block, slice)
+                if name == "gaussian":
+                    deviate = bits.normal(v, block).mul_(c)
+                    if direct and x.dtype == deviate.dtype:
+                        torch.add(own, deviate, out=out[v, block])
+                    else:
+                        _put(out[v], block, own.to(wide) + deviate)
+                    continue
                 other = torch.index_select(
                     x, 0, partner[v, block], out=out[v, block] if direct else None
                 )

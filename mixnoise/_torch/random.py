@@ -176,5 +176,8 @@ class ElementHash:
         radius = (words[:2] & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
         radius.log_().mul_(-2.0).sqrt_()
         angle = words[2:].float().mul_(math.pi * 2.0**-31)
-        deviate = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)))  # (4, R, B)
-        return deviate.transpose(0, 1).flatten(1)[:, : self._n_columns]
+        deviate = radius.new_empty(radius.shape[1], 4, radius.shape[2])
+        quarters = deviate.transpose(0, 1)
+        torch.mul(angle.cos(), radius, out=quarters[:2])
+        torch.mul(angle.sin_(), radius, out=quarters[2:])
+        return deviate.flatten(1)[:, : self._n_columns]
