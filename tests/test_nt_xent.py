@@ -156,7 +156,7 @@ def test_onednn_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(matmul, "_ONEDNN_IS_FASTER", True)
     monkeypatch.setattr(matmul, "_linear", refuse)
-    z1, z2 = make_scene("clustered", 20, 17, torch.float32)
+    z1, z2 = make_scene("clustered", 300, 64, torch.float32)
     with pytest.raises(AssertionError, match="oneDNN"):
         torch_rows(z1, z2, 0.5)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)

@@ -21,9 +21,12 @@ def _onednn_is_faster() -> bool:
 
 
 _ONEDNN_IS_FASTER = _onednn_is_faster()
+# Multiplications in a product; of fewer, MKL is done before oneDNN has begun.
+_SMALLEST = 2**20
 
 
-def _by_onednn(a: Tensor) -> bool:
+def uses_onednn(a: Tensor) -> bool:
+    """Whether products of this device and dtype go to oneDNN, unless they are small."""
     return (
         _ONEDNN_IS_FASTER
         and a.is_cpu
@@ -32,22 +35,29 @@ def _by_onednn(a: Tensor) -> bool:
     )
 
 
+def _by_onednn(a: Tensor, n_columns: int) -> bool:
+    return a.numel() * n_columns >= _SMALLEST and uses_onednn(a)
+
+
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T; the weight may be a transposed view, x is copied if it is one."""
+    """x @ weight.T, of a contiguous x and a weight that is contiguous or the transpose of such.
+
+    A transposed x would be copied; a weight with gaps is a thousand times slower.
+    """
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return product
 
 
 def mm_of_rows(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
     """a @ b.T, every row with every row; in the buffer's memory if the library can write there."""
-    if _by_onednn(a):
+    if _by_onednn(a, len(b)):
         return _linear(a, b)
     return torch.mm(a, b.T, out=buffer[: len(a) * len(b)].view(len(a), len(b)))
 
 
 def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b."""
-    if _by_onednn(a):
+    """total += a @ b, both contiguous if they go to oneDNN."""
+    if _by_onednn(a, b.shape[1]):
         total += _linear(a, b.T)
     else:
         total.addmm_(a, b)

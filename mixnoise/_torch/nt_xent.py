@@ -25,12 +25,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mixnoise._torch.matmul import add_mm_, mm_of_rows
+from mixnoise._torch.matmul import add_mm_, mm_of_rows, uses_onednn
 
 LOG2_E = math.log2(math.e)
 # 512 x 512 in float32 is 1 MiB: large enough for the matrix product, small enough for the caches.
 TILE = 512
-_ROWS_PER_BLOCK = 2048
+_ROWS_PER_BLOCK = 1024  # of either view
 # Exponentials kept from the forward for the backward, in elements. It holds all of them up to
 # M = 2,400 or so, where it saves a quarter of the time, and is a constant beyond.
 _KEPT_EXPONENTIALS = 3 * 2**20
@@ -92,20 +92,19 @@ def normalize(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
     """
     n, d = z1.shape
     wide = stats_dtype(z1.device)
-    z = z1.new_empty(2 * n, d, dtype=compute_dtype(z1.dtype))
-    norm = z1.new_empty(2 * n, dtype=wide)
-    for source, offset in ((z1, 0), (z2, n)):
-        for rows in _row_blocks(n):
-            target = slice(rows.start + offset, rows.stop + offset)
-            x = source[rows].to(wide)
-            scale = x.abs().amax(1)
-            scaled = x / scale[:, None]
-            scaled_norm = torch.linalg.vector_norm(scaled, dim=1)
-            zero = scale * scaled_norm < torch.finfo(z1.dtype).tiny
-            zero |= scale == 0
-            z[target] = (scaled / scaled_norm[:, None]).masked_fill_(zero[:, None], 0)
-            norm[target] = (scale * scaled_norm).masked_fill_(zero, math.inf)
-    return z, norm
+    z = z1.new_empty(2, n, d, dtype=compute_dtype(z1.dtype))
+    norm = z1.new_empty(2, n, dtype=wide)
+    for rows in _row_blocks(n):
+        x = torch.stack((z1[rows], z2[rows])).to(wide)
+        scale = x.abs().amax(2)
+        x /= scale[..., None]
+        scaled_norm = torch.linalg.vector_norm(x, dim=2)
+        norm[:, rows] = scale * scaled_norm
+        zero = norm[:, rows] < torch.finfo(z1.dtype).tiny
+        zero |= scale == 0
+        z[:, rows] = (x / scaled_norm[..., None]).masked_fill_(zero[..., None], 0)
+        norm[:, rows].masked_fill_(zero, math.inf)
+    return z.flatten(0, 1), norm.flatten()
 
 
 def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> Tensor:
@@ -203,8 +202,10 @@ def _backward_negatives(
     """sum over k of exp(s_ik) (g_i/l_i + g_k/l_k) z_k, ``(2N, D)``."""
     n = z.shape[0] // 2
     dz = torch.zeros_like(z)
-    # What a tile gives to its columns is summed transposed: then no tile has to be transposed.
-    dz_t = torch.zeros_like(z.T, memory_format=torch.contiguous_format)
+    # oneDNN takes a transposed second factor as it is, but copies a transposed first one: with it,
+    # what a tile gives to its columns is summed transposed.
+    transposed = uses_onednn(z)
+    dz_t = z.new_zeros(z.shape[1], z.shape[0] if transposed else 0)
     buffer, weights = z.new_empty(2, TILE * TILE)
     # In the plain form e and u = g/l stay normal numbers. In the running form e_ik/l_i <= 1, and u
     # takes what is lost where log2 l, which is large at small temperatures, is rounded.
@@ -231,10 +232,12 @@ def _backward_negatives(
             w.diagonal().zero_()
         add_mm_(dz[rows], w, z[columns])
         if columns == rows:  # the first tile of each block of rows
-            own_t = z[rows].T.contiguous()
+            own = z[rows].T.contiguous() if transposed else z[rows]
+        elif transposed:
+            add_mm_(dz_t[:, columns], own, w)
         else:
-            add_mm_(dz_t[:, columns], own_t, w)
-    return dz.add_(dz_t.T)
+            add_mm_(dz[columns], w.T, own)
+    return dz.add_(dz_t.T) if transposed else dz
 
 
 def backward(
@@ -281,17 +284,18 @@ def finish_gradient(
         z, norm: unit rows and their former norms.
         pull: g n/l of each row.
     """
-    wide, n = norm.dtype, z.shape[0] // 2
-    pull = (pull[:n] + pull[n:]).repeat(2)
-    dz1, dz2 = (z.new_empty(n, z.shape[1], dtype=dtype) for _ in range(2))
+    wide, (m, columns) = norm.dtype, z.shape
+    n = m // 2
+    z, dz, norm = z.view(2, n, columns), dz.view(2, n, columns), norm.view(2, n)
+    pull = pull.view(2, n).sum(0)
+    scale = _nonzero(largest.to(wide)) / t
+    dz1, dz2 = (z.new_empty(n, columns, dtype=dtype) for _ in range(2))
     z_dot_dz = norm.new_zeros(())
-    for target, own, positive, offset in ((dz1, z[:n], z[n:], 0), (dz2, z[n:], z[:n], n)):
-        for rows in _row_blocks(n):
-            full = slice(rows.start + offset, rows.stop + offset)
-            unit = own[rows].to(wide)
-            d = dz[full].to(wide) - pull[full, None] * positive[rows]
-            d *= _nonzero(largest.to(wide)) / t
-            along = (unit * d).sum(1, keepdim=True)
-            z_dot_dz += along.sum()
-            target[rows] = (d - unit * along) / norm[full, None]
+    for rows in _row_blocks(n):
+        unit = z[:, rows].to(wide)
+        d = dz[:, rows].to(wide).addcmul_(unit.flip(0), pull[rows, None], value=-1).mul_(scale)
+        along = (unit * d).sum(2, keepdim=True)
+        z_dot_dz += along.sum()
+        d.addcmul_(unit, along, value=-1).div_(norm[:, rows, None])
+        dz1[rows], dz2[rows] = d.unbind()
     return dz1, dz2, -z_dot_dz / (2 * t)
