@@ -2,7 +2,8 @@
 
 ``torch.mm`` goes to MKL, which uses AVX-512 on Intel's processors only. oneDNN, which compiled
 models call for their linear layers, uses it on every processor that has it: an AMD EPYC of 2024
-multiplies tiles in float32 twice as fast. With AVX2 both are as fast, and oneDNN has no float64.
+multiplies tiles in float32 twice as fast. With AVX2 both are about as fast, and oneDNN has no
+float64.
 ``torch.backends.mkldnn.enabled = False`` turns it off here, too.
 """
 
