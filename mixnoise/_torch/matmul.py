@@ -22,8 +22,8 @@ def _onednn_is_faster() -> bool:
 
 
 _ONEDNN_IS_FASTER = _onednn_is_faster()
-# Multiplications in a product; of fewer, MKL is done before oneDNN has begun.
-_SMALLEST = 2**20
+# Elements of a tile; with fewer, MKL is done before oneDNN has begun.
+_SMALLEST = 2**14
 
 
 def uses_onednn(a: Tensor) -> bool:
@@ -36,8 +36,8 @@ def uses_onednn(a: Tensor) -> bool:
     )
 
 
-def _by_onednn(a: Tensor, n_columns: int) -> bool:
-    return a.numel() * n_columns >= _SMALLEST and uses_onednn(a)
+def _by_onednn(a: Tensor, n_elements: int) -> bool:
+    return n_elements >= _SMALLEST and uses_onednn(a)
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -51,14 +51,14 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def mm_of_rows(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
     """a @ b.T, every row with every row; in the buffer's memory if the library can write there."""
-    if _by_onednn(a, len(b)):
+    if _by_onednn(a, len(a) * len(b)):
         return _linear(a, b)
     return torch.mm(a, b.T, out=buffer[: len(a) * len(b)].view(len(a), len(b)))
 
 
 def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, both contiguous if they go to oneDNN."""
-    if _by_onednn(a, b.shape[1]):
+    """total += a @ b, one of them a tile; both contiguous if they go to oneDNN."""
+    if _by_onednn(a, max(a.numel(), b.numel())):
         total += _linear(a, b.T)
     else:
         total.addmm_(a, b)
