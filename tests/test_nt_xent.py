@@ -127,6 +127,7 @@ def test_accuracy(dtype: torch.dtype, temperature: float, scene: str) -> None:
 @pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
 def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either one, whatever is faster on this processor."""
+    # Builds for x86, as in CI, have it; those for macOS have not, and never take that path.
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch was built without oneDNN")
     monkeypatch.setattr(matmul, "_ONEDNN_IS_FASTER", request.param)

@@ -1,10 +1,9 @@
 """Matrix products, by the faster of the two libraries that PyTorch has for them on a CPU.
 
 ``torch.mm`` goes to MKL, which uses AVX-512 on Intel's processors only. oneDNN, which compiled
-models call for their linear layers, uses it on every processor that has it: an AMD EPYC of 2024
-multiplies tiles in float32 twice as fast. With AVX2 both are about as fast, and oneDNN has no
-float64.
-``torch.backends.mkldnn.enabled = False`` turns it off here, too.
+models call for their linear layers, uses it on every processor that has it. With AVX2 there is
+little to gain, and oneDNN has no float64. ``torch.backends.mkldnn.enabled = False`` turns it off
+here, too.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ def finish_gradient(
     """Gradients of z1, z2 ``(N, D)`` in ``dtype``, and of the temperature.
 
     Args:
-        dz: what the negatives give, ``(2N, D)``, for g scaled by ``largest``.
+        dz: what the negatives give, ``(2N, D)``, for g scaled by ``largest``; overwritten.
         z, norm: unit rows and their former norms.
         pull: g n/l of each row.
     """
