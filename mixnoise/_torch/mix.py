@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixnoise._torch import random
+from mixnoise._torch import logarithm, random
 from mixnoise.draw import FUNCTIONS
 
 _BLOCK_ELEMENTS = 2**19
@@ -71,7 +71,7 @@ def _put(target: Tensor, block: slice | Tensor, rows: Tensor) -> None:
 
 
 def _log2(x: Tensor, low: Tensor | None) -> Tensor:
-    return (x if low is None else x - low).log2().clamp_(min=_LOG2_ZERO)
+    return logarithm.log2(x if low is None else x - low).clamp_(min=_LOG2_ZERO)
 
 
 def mix(
@@ -181,12 +181,11 @@ def _mix_geometric(
     for start in range(0, n_columns, width):
         columns = slice(start, start + width)
         floor = low if low is None or low.ndim == 0 else low[columns]
-        # log2 is several times slower on rows with gaps between them.
-        logarithm = _log2(x[:, columns].contiguous().to(wide), floor)
-        for block in _row_blocks(rows, n_rows, logarithm.shape[1]):
-            own = _take(logarithm, block)
+        logarithms = _log2(x[:, columns].to(wide), floor)
+        for block in _row_blocks(rows, n_rows, logarithms.shape[1]):
+            own = _take(logarithms, block)
             for v in range(partner.shape[0]):
-                mixed = logarithm.index_select(0, partner[v, block])
+                mixed = logarithms.index_select(0, partner[v, block])
                 mixed.lerp_(own, coef[v, block, None].to(wide))
                 if isinstance(block, slice) and floor is None and x.dtype == wide:
                     torch.exp2(mixed, out=out[v, block, columns])
