@@ -37,6 +37,7 @@ _KEPT_EXPONENTIALS = 3 * 2**20
 # |s| <= 1/t, so from here on exp(s), its sums and their reciprocals are all normal numbers and no
 # maximum has to be subtracted (Milakov and Gimelshein, arXiv 1805.02867, is the other form).
 _SMALLEST_PLAIN_TEMPERATURE = {torch.float32: 0.0229, torch.float64: 0.003}
+_TINY = torch.finfo(torch.float32).tiny
 # Below any s; finite, so that two of them can be subtracted.
 NO_MAXIMUM = -1e30
 
@@ -84,11 +85,13 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice, bool]]:
             yield rows, blocks[j], j in (i, i + len(half))
 
 
-def normalize(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows ``(2N, D)`` in the compute dtype and their former norms ``(2N,)``.
+def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``(2N, D)`` of norm sqrt(log2(e) / t) in the compute dtype, and their former norms.
 
-    Scaled by the largest magnitude first, so that 1e20 and 1e-25 are ordinary rows. A row whose
-    norm is below the smallest normal number of its dtype becomes zero; NaN and inf become NaN.
+    The product of two is the exponent of 2, the same in either order, and rounded rows are all
+    that it depends on. Scaled by the largest magnitude first, so that 1e20 and 1e-25 are ordinary
+    rows. A row whose norm is below the smallest normal number of its dtype becomes zero; NaN and
+    inf become NaN.
     """
     n, d = z1.shape
     wide = stats_dtype(z1.device)
@@ -102,12 +105,13 @@ def normalize(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
         norm[:, rows] = scale * scaled_norm
         zero = norm[:, rows] < torch.finfo(z1.dtype).tiny
         zero |= scale == 0
-        z[:, rows] = (x / scaled_norm[..., None]).masked_fill_(zero[..., None], 0)
+        x *= (scaled_norm.reciprocal() * norm_of_rows(t))[..., None]
+        z[:, rows] = x.masked_fill_(zero[..., None], 0)
         norm[:, rows].masked_fill_(zero, math.inf)
     return z.flatten(0, 1), norm.flatten()
 
 
-def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> Tensor:
+def _log2_negatives_plain(z: Tensor, n: int, kept: Tensor) -> Tensor:
     """log2 n_i; fills ``kept`` with the exponentials of the first tiles."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
     buffer = z.new_empty(TILE * TILE)
@@ -115,7 +119,7 @@ def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> 
     for rows, columns, leave_out_diagonal in _tiles(n):
         size = (rows.stop - rows.start) * (columns.stop - columns.start)
         fits = used + size <= kept.numel()
-        s = mm_of_rows(z_scaled[rows], z[columns], buffer)
+        s = mm_of_rows(z[rows], z[columns], buffer)
         e = torch.exp2(s, out=kept[used : used + size].view(s.shape) if fits else s)
         used += size if fits else 0
         if leave_out_diagonal:
@@ -127,7 +131,7 @@ def _log2_negatives_plain(z: Tensor, z_scaled: Tensor, n: int, kept: Tensor) -> 
     return total.log2_()
 
 
-def _log2_negatives_running(z: Tensor, z_scaled: Tensor, n: int) -> Tensor:
+def _log2_negatives_running(z: Tensor, n: int) -> Tensor:
     """log2 n_i with a running maximum, for temperatures too small (or unknown) to do without."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
     maximum = z.new_full((2 * n,), NO_MAXIMUM)
@@ -141,7 +145,7 @@ def _log2_negatives_running(z: Tensor, z_scaled: Tensor, n: int) -> Tensor:
         maximum[block] = latest
 
     for rows, columns, leave_out_diagonal in _tiles(n):
-        s = mm_of_rows(z_scaled[rows], z[columns], buffer)
+        s = mm_of_rows(z[rows], z[columns], buffer)
         if leave_out_diagonal:
             s.diagonal().fill_(-math.inf)
         add(rows, s)
@@ -160,14 +164,17 @@ def number_or_tensor(
     return t.masked_fill(~(t > 0), math.nan)
 
 
-def losses(
-    z1: Tensor, z2: Tensor, log2_n: Tensor, t: float | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """loss_i, log2 l_i and n_i/l_i, each ``(2N,)``, of two views of unit rows."""
+def norm_of_rows(t: float | Tensor) -> float | Tensor:
+    """Of those that :func:`normalize` makes: so that the product of two is s_ik log2(e)."""
+    return (LOG2_E / t) ** 0.5
+
+
+def losses(z1: Tensor, z2: Tensor, log2_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """loss_i, log2 l_i and n_i/l_i, each ``(2N,)``, of two views of normalised rows."""
     positive = log2_n.new_empty(z1.shape[0])
     for rows in _row_blocks(z1.shape[0]):
         positive[rows] = (z1[rows].to(log2_n.dtype) * z2[rows].to(log2_n.dtype)).sum(1)
-    positive = (positive * (LOG2_E / t)).repeat(2)
+    positive = positive.repeat(2)
     x = (log2_n - positive) / LOG2_E
     loss = torch.logaddexp(x, torch.zeros_like(x))
     return loss, torch.logaddexp2(log2_n, positive), x.sigmoid()
@@ -183,21 +190,20 @@ def forward(
     are to be kept.
     """
     n = z1.shape[0]
-    z, norm = normalize(z1, z2)
-    t = number_or_tensor(temperature, fixed_temperature, norm.dtype)
+    t = number_or_tensor(temperature, fixed_temperature, stats_dtype(z1.device))
+    z, norm = normalize(z1, z2, t)
     kept = z.new_empty(kept_elements(z.dtype, n, temperature, fixed_temperature, keep))
-    z_scaled = z * (LOG2_E / t)
     log2_n = (
-        _log2_negatives_running(z, z_scaled, n)
+        _log2_negatives_running(z, n)
         if is_running(z.dtype, temperature, fixed_temperature)
-        else _log2_negatives_plain(z, z_scaled, n, kept)
+        else _log2_negatives_plain(z, n, kept)
     )
-    loss, log2_l, negative_share = losses(z[:n], z[n:], log2_n, t)
+    loss, log2_l, negative_share = losses(z[:n], z[n:], log2_n)
     return loss.to(z.dtype), z, torch.stack((norm, log2_l, negative_share)), kept
 
 
 def _backward_negatives(
-    z: Tensor, z_scaled: Tensor, g: Tensor, log2_l: Tensor, kept: Tensor, running: bool
+    z: Tensor, g: Tensor, log2_l: Tensor, kept: Tensor, running: bool
 ) -> Tensor:
     """sum over k of exp(s_ik) (g_i/l_i + g_k/l_k) z_k, ``(2N, D)``."""
     n = z.shape[0] // 2
@@ -218,7 +224,7 @@ def _backward_negatives(
         size = shape[0] * shape[1]
         w = weights[:size].view(shape)
         if running:
-            s = mm_of_rows(z_scaled[rows], z[columns], buffer)
+            s = mm_of_rows(z[rows], z[columns], buffer)
             torch.sub(s, log2_l[rows, None], out=w).exp2_().mul_(u[rows, None])
             w.addcmul_(s.sub_(log2_l[columns]).exp2_(), u[columns])
         else:
@@ -227,7 +233,7 @@ def _backward_negatives(
                 w *= kept[used : used + size].view(shape)
                 used += size
             else:
-                w *= mm_of_rows(z_scaled[rows], z[columns], buffer).exp2_()
+                w *= mm_of_rows(z[rows], z[columns], buffer).exp2_()
         if leave_out_diagonal:
             w.diagonal().zero_()
         add_mm_(dz[rows], w, z[columns])
@@ -255,7 +261,7 @@ def backward(
     running = is_running(z.dtype, temperature, fixed_temperature)
     largest = grad.abs().amax()
     g = scaled_gradient(grad, largest, stats.dtype)
-    dz = _backward_negatives(z, z * (LOG2_E / t), g, log2_l, kept, running)
+    dz = _backward_negatives(z, g, log2_l, kept, running)
     return finish_gradient(dz, z, norm, g * negative_share, largest, t, dtype)
 
 
@@ -281,19 +287,22 @@ def finish_gradient(
 
     Args:
         dz: what the negatives give, ``(2N, D)``, for g scaled by ``largest``; overwritten.
-        z, norm: unit rows and their former norms.
+        z, norm: what :func:`normalize` made.
         pull: g n/l of each row.
     """
     wide, (m, columns) = norm.dtype, z.shape
     n = m // 2
     z, dz, norm = z.view(2, n, columns), dz.view(2, n, columns), norm.view(2, n)
     pull = pull.view(2, n).sum(0)
-    scale = _nonzero(largest.to(wide)) / t
+    # 1/t, and less by what the rows are longer than unit ones.
+    scale = _nonzero(largest.to(wide)) / (t * norm_of_rows(t))
     dz1, dz2 = (z.new_empty(n, columns, dtype=dtype) for _ in range(2))
     z_dot_dz = norm.new_zeros(())
     for rows in _row_blocks(n):
         unit = z[:, rows].to(wide)
         d = dz[:, rows].to(wide).addcmul_(unit.flip(0), pull[rows, None], value=-1).mul_(scale)
+        # Not by the norm they were meant to have, so that single columns give 0 exactly.
+        unit = unit / torch.linalg.vector_norm(unit, dim=2, keepdim=True).clamp_(min=_TINY)
         along = (unit * d).sum(2, keepdim=True)
         z_dot_dz += along.sum()
         d.addcmul_(unit, along, value=-1).div_(norm[:, rows, None])

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from mixnoise._torch.matmul import add_mm_, mm_of_rows
 from mixnoise._torch.nt_xent import (
-    LOG2_E,
     NO_MAXIMUM,
     TILE,
     finish_gradient,
@@ -26,6 +25,7 @@ from mixnoise._torch.nt_xent import (
     normalize,
     number_or_tensor,
     scaled_gradient,
+    stats_dtype,
 )
 
 
@@ -33,7 +33,7 @@ from mixnoise._torch.nt_xent import (
 class Saved:
     """What the backward needs of the forward."""
 
-    z: Tensor  # (2, N, D): unit rows
+    z: Tensor  # (2, N, D): normalised rows
     own: Tensor  # (2, N_own, D)
     stats: Tensor  # (3, 2 N_own): norm, log2 l, n/l
     offset: int
@@ -51,13 +51,13 @@ def forward(
 ) -> tuple[Tensor, Saved]:
     """Loss ``(2 N_own,)`` of own rows z1, z2, among all rows ``(2, N, D)``, not yet normalised."""
     n_own, (_, n, d) = z1.shape[0], rows.shape
-    z, norm = normalize(rows[0], rows[1])
+    t = number_or_tensor(temperature, number, stats_dtype(z1.device))
+    z, norm = normalize(rows[0], rows[1], t)
     z, norm = z.view(2, n, d), norm.view(2, n)
     own = z[:, offset : offset + n_own].contiguous()
-    t = number_or_tensor(temperature, number, norm.dtype)
     running = is_running(z.dtype, temperature, number)
-    log2_n = _log2_negatives(own * (LOG2_E / t), z, offset, norm.dtype, running)
-    loss, log2_l, share = losses(own[0], own[1], log2_n, t)
+    log2_n = _log2_negatives(own, z, offset, norm.dtype, running)
+    loss, log2_l, share = losses(own[0], own[1], log2_n)
     own_norm = norm[:, offset : offset + n_own].flatten()
     stats = torch.stack((own_norm, log2_l, share))
     return loss.to(z.dtype), Saved(z, own, stats, offset, running)
@@ -78,14 +78,14 @@ def _leave_out(tile: Tensor, value: float, first_row: int, first_column: int) ->
 
 
 def _log2_negatives(
-    own_scaled: Tensor, z: Tensor, offset: int, wide: torch.dtype, running: bool
+    own: Tensor, z: Tensor, offset: int, wide: torch.dtype, running: bool
 ) -> Tensor:
     """log2 n_i ``(2 N_own,)`` over the rows of all processes."""
-    n_own, n = own_scaled.shape[1], z.shape[1]
+    n_own, n = own.shape[1], z.shape[1]
     log2_n = z.new_empty(2, n_own, dtype=wide)
     buffer = z.new_empty(TILE * TILE)
     for view, rows in _blocks(n_own):
-        block = own_scaled[view, rows]
+        block = own[view, rows]
         total = z.new_zeros(len(block), dtype=wide)
         maximum = z.new_full((len(block),), NO_MAXIMUM if running else 0)
         for other_view, columns in _blocks(n):
@@ -122,15 +122,14 @@ def weights(
     return torch.cat([vector.to(saved.z.dtype).view(2, -1) for vector in kept])
 
 
-def _backward_negatives(saved: Saved, own: Tensor, every: Tensor, t: Tensor | float) -> Tensor:
+def _backward_negatives(saved: Saved, own: Tensor, every: Tensor) -> Tensor:
     """sum over k of exp(s_ik) (u_i + u_k) z_k, ``(2 N_own, D)``; own and every are weights."""
     z, running = saved.z, saved.running
     n = z.shape[1]
     dz = torch.zeros_like(saved.own)
-    scaled = saved.own * (LOG2_E / t)
     buffer, weight_buffer = z.new_empty(2, TILE * TILE)
     for view, rows in _blocks(saved.own.shape[1]):
-        block, u = scaled[view, rows], own[view, rows, None]
+        block, u = saved.own[view, rows], own[view, rows, None]
         for other_view, columns in _blocks(n):
             s = mm_of_rows(block, z[other_view, columns], buffer)
             w = weight_buffer[: s.numel()].view(s.shape)
@@ -166,6 +165,6 @@ def backward(
     norm, _, share = saved.stats
     t = number_or_tensor(temperature, number, norm.dtype)
     own = slice(saved.offset, saved.offset + z1.shape[0])
-    dz = _backward_negatives(saved, all_weights[:, own], all_weights, t)
+    dz = _backward_negatives(saved, all_weights[:, own], all_weights)
     g = scaled_gradient(grad, grad_largest, norm.dtype)
     return finish_gradient(dz, saved.own.flatten(0, 1), norm, g * share, grad_largest, t, z1.dtype)
