@@ -89,25 +89,27 @@ def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor
     """Rows ``(2N, D)`` of norm sqrt(log2(e) / t) in the compute dtype, and their former norms.
 
     The product of two is the exponent of 2, the same in either order, and rounded rows are all
-    that it depends on. Scaled by the largest magnitude first, so that 1e20 and 1e-25 are ordinary
-    rows. A row whose norm is below the smallest normal number of its dtype becomes zero; NaN and
-    inf become NaN.
+    that it depends on. Rows of 1e20 and 1e-25 are ordinary ones. A row whose norm is below the
+    smallest normal number of its dtype becomes zero; NaN and inf become NaN.
     """
     n, d = z1.shape
     wide = stats_dtype(z1.device)
+    squares_fit = torch.finfo(z1.dtype).max < math.sqrt(torch.finfo(wide).max)
     z = z1.new_empty(2, n, d, dtype=compute_dtype(z1.dtype))
     norm = z1.new_empty(2, n, dtype=wide)
     for rows in _row_blocks(n):
         x = torch.stack((z1[rows], z2[rows])).to(wide)
-        scale = x.abs().amax(2)
-        x /= scale[..., None]
-        scaled_norm = torch.linalg.vector_norm(x, dim=2)
-        norm[:, rows] = scale * scaled_norm
-        zero = norm[:, rows] < torch.finfo(z1.dtype).tiny
-        zero |= scale == 0
-        x *= (scaled_norm.reciprocal() * norm_of_rows(t))[..., None]
+        if squares_fit:
+            length = former = torch.linalg.vector_norm(x, dim=2)
+        else:
+            largest = x.abs().amax(2)
+            x /= largest[..., None]
+            length = torch.linalg.vector_norm(x, dim=2).masked_fill_(largest == 0, 0)
+            former = largest * length
+        zero = former < torch.finfo(z1.dtype).tiny
+        x *= (norm_of_rows(t) / length)[..., None]
         z[:, rows] = x.masked_fill_(zero[..., None], 0)
-        norm[:, rows].masked_fill_(zero, math.inf)
+        norm[:, rows] = former.masked_fill(zero, math.inf)
     return z.flatten(0, 1), norm.flatten()
 
 
