@@ -141,9 +141,7 @@ class DACL(nn.Module):
 
         Arguments as for :meth:`forward`. Of several noises, those of the first.
         """
-        if not isinstance(self.noise, Noise):
-            draw = None if draw is None else draw[0]
-        return self._pair(0, inputs, kwargs, generator, draw, micro_batch)
+        return self._pair(0, inputs, kwargs, generator, self._draws(draw)[0], micro_batch)
 
     def _pairs(
         self,
@@ -154,14 +152,22 @@ class DACL(nn.Module):
         micro_batch: int | None,
     ) -> list[tuple[Tensor, Tensor]]:
         """The projections of two views for each noise."""
-        n = len(self.noises)
-        draws = [draw] if isinstance(self.noise, Noise) else [None] * n if draw is None else draw
-        if not isinstance(draws, Sequence) or len(draws) != n:
-            raise TypeError(f"draw must be a list of {n} draws, one for each noise, got {draw!r}")
         return [
             self._pair(i, inputs, kwargs, generator, each, micro_batch)
-            for i, each in enumerate(draws)
+            for i, each in enumerate(self._draws(draw))
         ]
+
+    def _draws(self, draw: Any) -> Sequence[Any]:
+        """One for each noise; None: to be drawn."""
+        if isinstance(self.noise, Noise):
+            return [draw]
+        n = len(self.noises)
+        if draw is None:
+            return [None] * n
+        if not isinstance(draw, Sequence) or len(draw) != n:
+            got = f"{len(draw)}" if isinstance(draw, Sequence) else type(draw).__name__
+            raise TypeError(f"draw must be a list of {n} draws, one for each noise, got {got}")
+        return draw
 
     def _pair(
         self,
@@ -175,7 +181,7 @@ class DACL(nn.Module):
         """The projections of two views, ``(N, D)`` each."""
         noise, site = self.noises[index], self._sites[index]
         if micro_batch is not None:
-            check_integer("micro_batch", micro_batch, 1)
+            micro_batch = check_integer("micro_batch", micro_batch, 1)
             self._check_micro_batches(inputs, kwargs, site)
         rest: Callable[[Tensor], Tensor] = self.projector
         if site is not None:
@@ -231,6 +237,8 @@ def _listed(noises: Any) -> list[Noise]:
 def _weights(weights: Sequence[float] | None, n_noises: int) -> list[float] | None:
     if weights is None:
         return None
+    if not isinstance(weights, Sequence):
+        raise TypeError(f"weights must be a list of {n_noises} numbers, got {weights!r}")
     values = [check_float("weights", w, "finite numbers > 0") for w in weights]
     if len(values) != n_noises or not all(0 < w < math.inf for w in values):
         raise ValueError(
@@ -245,4 +253,11 @@ def _views(noise: Noise, x: Any, what: str, generator: torch.Generator | None, d
         raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
     if draw is None:
         draw = noise.sample(x, views=2, generator=generator)
-    return noise.apply(x, draw).flatten(0, 1)
+    views = noise.apply(x, draw)
+    # Two views of other rows, or more of them, would be cut into pairs of strangers.
+    if views.ndim < 2 or views.shape[:2] != (2, len(x)):
+        raise ValueError(
+            f"noise {noise.name!r} must make two views of each row, (2, {len(x)}, ...), got "
+            f"{tuple(views.shape)}; a draw of your own needs views=2"
+        )
+    return views.flatten(0, 1)

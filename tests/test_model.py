@@ -3,11 +3,12 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mixnoise import DACL, get_noise, nt_xent
+from mixnoise import DACL, Noise, get_noise, nt_xent
 
 X = torch.randn(24, 10, generator=torch.Generator().manual_seed(0))
 NOISES = {
@@ -238,6 +239,16 @@ def test_misuse_of_a_layer(net, at, error, message):
         ((nn.Identity(), None, get_noise("linear")), TypeError, "projector must be a Module, got"),
         ((nn.Identity(), nn.Identity(), "linear"), TypeError, "noise must be a Noise, got str"),
         (
+            (nn.Identity(), nn.Identity(), get_noise("linear"), 0.0),
+            ValueError,
+            "temperature must be finite and > 0, got 0.0",
+        ),
+        (
+            (nn.Identity(), nn.Identity(), get_noise("linear"), 0.5, False, 2.0),
+            TypeError,
+            "weights must be a list of 1 numbers, got 2.0",
+        ),
+        (
             (encoder(), nn.Identity(), get_noise("hidden", at="layer3")),
             ValueError,
             "at must name a submodule of the encoder, got 'layer3'",
@@ -263,6 +274,47 @@ def test_input_noise_takes_one_tensor():
         dacl(X, mask=None)
     with pytest.raises(TypeError, match="x must be a tensor to be mixed, got list"):
         dacl([X])
+
+
+@pytest.mark.parametrize("noise", ["input", "output"])
+@pytest.mark.parametrize("views", [1, 3, 4])
+def test_draws_of_other_than_two_views_are_refused(noise, views):
+    """Cut in two, they would pair each row with a stranger."""
+    dacl = model(NOISES[noise]())
+    width = 10 if noise == "input" else 16
+    draw = dacl.noise.sample(torch.ones(len(X), width), views=views)
+    with pytest.raises(ValueError, match=rf"two views of each row, \(2, 24, ...\), got \({views}"):
+        dacl(X, draw=draw)
+
+
+class Shrinking(Noise):
+    """A noise with a bug: it loses rows."""
+
+    def sample(self, x, *, views=1, generator=None, seed=None):
+        return views
+
+    def apply(self, x, draw):
+        return x.expand(draw, *x.shape)[:, :7]
+
+
+def test_noises_that_lose_rows_are_refused():
+    with pytest.raises(ValueError, match=r"two views of each row, \(2, 24, ...\), got \(2, 7, 10"):
+        model(Shrinking())(X)
+
+
+@pytest.mark.parametrize("method", ["forward", "project"])
+def test_several_noises_need_several_draws(method):
+    dacl = model([get_noise("linear"), get_noise("gaussian")])
+    draw = get_noise("linear").sample(X, views=2)
+    with pytest.raises(TypeError, match=r"list of 2 draws, one for each noise, got Draw$"):
+        getattr(dacl, method)(X, draw=draw)
+
+
+def test_numpy_integers_are_integers():
+    dacl = model(get_noise("gaussian"), nn.Linear(10, 16))
+    draw = dacl.noise.sample(X, views=np.int64(2), seed=0)
+    whole = dacl(X, draw=draw)
+    torch.testing.assert_close(dacl(X, draw=draw, micro_batch=np.int64(10)), whole)
 
 
 def test_encoder_must_keep_rows():
