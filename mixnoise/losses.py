@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixnoise.ops import nt_xent
+from mixnoise.ops import check_settings, nt_xent
 
 
 class NTXentLoss(nn.Module):
@@ -18,6 +18,12 @@ class NTXentLoss(nn.Module):
         group: as there. "world" is looked up when the module is called, so that it may be made
             before the processes know of each other.
         backend: as there.
+
+    Shape:
+        Two views ``(N, D)`` of one floating dtype; output 0-d, or ``(2N,)`` for "none".
+
+    Raises:
+        TypeError, ValueError: an argument breaks its rule.
 
     Example:
         >>> import torch
@@ -35,6 +41,7 @@ class NTXentLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_settings(temperature, reduction, precision, backend)
         if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
             self.register_buffer("temperature", temperature)
         else:
@@ -52,5 +59,6 @@ class NTXentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         t = self.temperature
-        value = float(t.detach() if isinstance(t, Tensor) else t)
-        return f"temperature={value:g}, reduction={self.reduction!r}"
+        known = not (isinstance(t, Tensor) and t.is_meta)
+        value = f"{float(t.detach() if isinstance(t, Tensor) else t):g}" if known else "?"
+        return f"temperature={value}, reduction={self.reduction!r}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mixnoise._torch import operators as torch_operators
 from mixnoise._torch.mix import arithmetic_dtype
@@ -25,9 +26,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def check_integer(name: str, value: object, least: int) -> int:
+    """An integer of any library as Python's; not a bool."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
 
 
 def check_float(name: str, value: object, rule: str) -> float:
@@ -81,7 +84,7 @@ def nt_xent(
 
     Memory is linear in N; forward and backward are deterministic. A row of zeros (norm below the
     smallest normal number of its dtype) has similarity 0 to everything and gradient 0. NaN or inf
-    in the input gives NaN. Second derivatives are not defined and raise.
+    in the input gives NaN. Second derivatives and forward mode are not defined and raise.
 
     Args:
         z1: projections of the first view, ``(N, D)``, float16, bfloat16, float32 or float64, not
@@ -135,6 +138,8 @@ def nt_xent(
         )
         return over_group
     tensor, number = check_nt_xent(z1, z2, temperature, reduction, precision, backend)
+    for each in (z1, z2) if tensor is None else (z1, z2, tensor):
+        check_reverse_mode("nt_xent", each)
     rows: Tensor
     if kernels := kernels_for("nt_xent", backend, z1):
         rows, *_ = kernels.nt_xent_rows(z1, z2, tensor, number, precision)
@@ -168,21 +173,34 @@ def check_nt_xent(
         raise ValueError(
             f"z1 must have at least one row and one column, got an empty batch {tuple(z1.shape)}"
         )
+    if not isinstance(temperature, Tensor):
+        return None, check_settings(temperature, reduction, precision, backend)
+    if temperature.ndim != 0 or temperature.device != z1.device:
+        raise ValueError(
+            f"temperature must be a 0-d tensor on {z1.device}, got shape "
+            f"{tuple(temperature.shape)} on {temperature.device}"
+        )
+    return temperature, check_settings(temperature, reduction, precision, backend)
+
+
+def check_settings(
+    temperature: float | Tensor, reduction: str, precision: str, backend: str
+) -> float:
+    """What can be checked without rows. The temperature as a number, NaN if it is a tensor."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("precision", precision, PRECISIONS)
     check_choice("backend", backend, BACKENDS)
     if isinstance(temperature, Tensor):
         check_float_tensor("temperature", temperature)
-        if temperature.ndim != 0 or temperature.device != z1.device:
+        if temperature.ndim != 0:
             raise ValueError(
-                f"temperature must be a 0-d tensor on {z1.device}, got shape "
-                f"{tuple(temperature.shape)} on {temperature.device}"
+                f"temperature must be a 0-d tensor, got shape {tuple(temperature.shape)}"
             )
-        return temperature, math.nan
+        return math.nan
     number = check_float("temperature", temperature, "a number > 0 or a 0-d tensor")
     if not 0 < number < math.inf:
         raise ValueError(f"temperature must be finite and > 0, got {number}")
-    return None, number
+    return number
 
 
 def check_torch_precision(precision: str, device: torch.device) -> None:
@@ -248,6 +266,10 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
     check_choice("draw.function", draw.function, FUNCTIONS)
     if draw.kind is not None or draw.function != "binary":
         check_float_tensor("x", x)
+    if x.is_complex():
+        # By the same masks, which are functions of row and column; so gradients are right, too.
+        return torch.complex(*(mix(part, draw, backend=backend) for part in (x.real, x.imag)))
+    check_reverse_mode("mix", x)
     n_rows, features = x.shape[0], x.shape[1:]
     _check_field("seed", draw.seed, torch.int64, (), x.device)
     _check_tensor("partner", draw.partner)
@@ -282,6 +304,14 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
         draw.function,
     )
     return views.reshape(*shape, *features)
+
+
+def check_reverse_mode(operation: str, x: Tensor) -> None:
+    """An operator without a forward-mode formula would drop the tangent without a word."""
+    if torch.compiler.is_compiling():
+        return
+    if forward_ad.unpack_dual(x).tangent is not None:
+        raise RuntimeError(f"{operation} has no forward-mode derivative: use reverse mode")
 
 
 def _check_tensor(name: str, value: object) -> None:

@@ -204,6 +204,28 @@ def test_second_derivatives_are_refused(mix):
     """They are not defined, and a penalty on gradients must not silently train on nothing."""
     leaf = torch.rand(2, 3, requires_grad=True)
     draw = get_noise("geometric", low=0.0).sample(leaf.detach(), seed=0)
-    (first,) = torch.autograd.grad(mix(leaf, draw).sum(), leaf, create_graph=True)
-    with pytest.raises(RuntimeError):
+    loss = mix(leaf, draw).pow(3).sum()
+    (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(first.square().sum(), leaf)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_gradients_keep_their_imaginary_part(mix, dtype):
+    g = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(8, 3, dtype=dtype, generator=g), torch.randn(1, 8, 3, dtype=dtype)
+    draw = get_noise("binary", alpha=0.0).sample(x, seed=1)
+    # The derivative of a selection: what each row kept, and what others took of it.
+    rows = torch.arange(8.0)[:, None].expand(8, 3)
+    taken = mix(rows.contiguous(), draw)[0].long()
+    expected = torch.zeros_like(x).scatter_add_(0, taken, grad[0])
+    torch.testing.assert_close(gradient(mix, x, draw, grad), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # in functorch
+def test_forward_mode_is_refused(mix):
+    """Its tangent would be zero without a word."""
+    x = torch.rand(4, 3)
+    draw = get_noise("linear").sample(x, seed=0)
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: mix(x, draw), (x,), (x,))

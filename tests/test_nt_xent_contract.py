@@ -291,6 +291,16 @@ def test_a_view_used_twice(nt_xent: Callable) -> None:
     assert torch.equal(gradient, sum(expected))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # in functorch
+def test_forward_mode_raises(nt_xent: Callable) -> None:
+    """Its tangent would be zero without a word."""
+    z, tangent = (z.detach() for z in make_views(5, 3))
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda z: nt_xent(z, z.flip(1)), (z,), (tangent,))
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda t: nt_xent(z, z.flip(1), t), (z.norm(),), (z.norm(),))
+
+
 @FORMS
 @pytest.mark.parametrize("penalty_alone", [True, False], ids=["alone", "added to the loss"])
 def test_second_derivatives_raise(
@@ -505,6 +515,31 @@ def test_module_passes_every_setting_on(
 ) -> None:
     with pytest.raises(exception, match=message):
         NTXentLoss(**settings)(*make_views(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "exception", "message"),
+    [
+        ({"temperature": 0}, ValueError, "temperature must be finite and > 0, got 0.0"),
+        ({"temperature": "warm"}, TypeError, "temperature must be a number > 0 or a 0-d tensor"),
+        ({"temperature": torch.ones(2)}, ValueError, r"a 0-d tensor, got shape \(2,\)"),
+        ({"reduction": "max"}, ValueError, "reduction"),
+        ({"precision": "fp8"}, ValueError, "precision"),
+        ({"backend": "jax"}, ValueError, "backend"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_module_is_not_made_of_bad_settings(
+    settings: dict, exception: type[Exception], message: str
+) -> None:
+    """Not only when it is called, after an hour of preparations."""
+    with pytest.raises(exception, match=message):
+        NTXentLoss(**settings)
+
+
+def test_module_on_no_device_can_be_shown() -> None:
+    temperature = nn.Parameter(torch.tensor(0.5, device="meta"))
+    assert repr(NTXentLoss(temperature)) == "NTXentLoss(temperature=?, reduction='mean')"
 
 
 def test_module_trains_its_temperature() -> None:

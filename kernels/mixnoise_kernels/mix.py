@@ -57,13 +57,7 @@ def mix(
             _check("kind", "in", kind, len(FUNCTIONS) - 1)
     views = x.new_empty(partner.shape[0], *x.shape)
     if kind is None and function == "binary":
-        # A swap of bits, whatever they mean; where 8 bytes are too few, of halves.
-        if x.dtype == torch.complex128:
-            parts = torch.view_as_real(x), torch.view_as_real(views)
-            for part in range(2):
-                source, target = (p.view(torch.int64)[..., part] for p in parts)
-                _launch(source, target, seed, partner, coef, kind, low, function)
-            return views
+        # A swap of bits, whatever they mean.
         integer = _INTEGER_OF_SIZE[x.element_size()]
         _launch(x.view(integer), views.view(integer), seed, partner, coef, kind, low, function)
         return views

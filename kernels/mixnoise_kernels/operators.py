@@ -181,9 +181,15 @@ def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, None, None, None, None
 
 
+def _mix_second_grad(ctx: Any, grad: Tensor) -> None:
+    # Without a formula PyTorch takes it for zero, and warns at most.
+    raise RuntimeError("mix has no second derivative: do not use create_graph=True")
+
+
 torch.library.register_autograd(
     "mixnoise::triton_mix", _mix_grad, setup_context=_mix_setup, lib=_LIBRARY
 )
+torch.library.register_autograd("mixnoise::triton_mix_backward", _mix_second_grad, lib=_LIBRARY)
 
 
 @_operator("triton_draw_rows")

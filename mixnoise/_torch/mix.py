@@ -222,10 +222,7 @@ def _restore_unmixed(views: Tensor, x: Tensor, coef: Tensor, rows: Tensor | None
 
 def _select(mask: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """own where mask is -1, other where it is 0, on the bits of any dtype, in place of other."""
-    width = own.dtype.itemsize
-    if width == 16:
-        mask, width = mask.repeat_interleave(2, dim=1), 8
-    integer = _INTEGER_OF_SIZE[width]
+    integer = _INTEGER_OF_SIZE[own.dtype.itemsize]
     bits = other.view(integer)
     # other - (other - own) * mask, exact since integers wrap around; one pass fewer than by xor.
     torch.addcmul(bits, bits - own.contiguous().view(integer), mask.to(integer), out=bits)

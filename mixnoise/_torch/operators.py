@@ -129,7 +129,12 @@ def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, None, None, None, None
 
 
+def _mix_second_grad(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError("mix has no second derivative: do not use create_graph=True")
+
+
 mix_views.register_autograd(_mix_grad, setup_context=_mix_setup)
+mix_backward.register_autograd(_mix_second_grad)
 
 
 @torch.library.custom_op("mixnoise::draw_rows", mutates_args=())

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -112,7 +113,7 @@ def check_sample_arguments(name: str, x: object, views: object, min_rows: int) -
     """What every built-in noise asks of ``sample(x, views=...)``."""
     check_batch("x", x)
     assert isinstance(x, Tensor)
-    if isinstance(views, bool) or not isinstance(views, int):
+    if isinstance(views, bool) or not isinstance(views, Integral):
         raise TypeError(f"views must be an integer >= 1, got {views!r}")
     if views < 1:
         raise ValueError(f"views must be an integer >= 1, got {views}")
