@@ -151,6 +151,20 @@ def test_only_what_is_below_its_own_low_is_named():
         noise.sample(x)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low"), [(torch.float16, -1e5), (torch.float32, -1e39), (torch.bfloat16, -1e39)]
+)
+def test_a_low_out_of_range_is_refused(dtype, low):
+    noise = get_noise("geometric", low=low)
+    with pytest.raises(ValueError, match="low must be in the range of x's dtype"):
+        noise.sample(torch.ones(4, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("low", ["auto", 0.0, -1.0, torch.tensor(0.0)], ids=str)
+def test_no_columns(low):
+    assert get_noise("geometric", low=low).views(torch.ones(4, 0), 2).shape == (2, 4, 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("low", [0.1, -0.1, 1 / 3, -2.7, 1e-3])
 def test_values_equal_to_a_fixed_low_are_not_below_it(dtype, low):

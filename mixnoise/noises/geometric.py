@@ -56,6 +56,12 @@ class GeometricLow(Mixup):
             finite = x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             return finite.amin(0).clamp_(max=0)
         if not isinstance(self.low, Tensor):
+            largest = torch.finfo(x.dtype).max
+            if abs(self.low) > largest:
+                raise ValueError(
+                    f"low must be in the range of x's dtype, {x.dtype} (+-{largest:.4g}), "
+                    f"got {self.low}"
+                )
             if x.is_cpu:
                 self._check_low(x, torch.tensor(float(self.low), dtype=x.dtype))
             if self.low == 0:
@@ -73,6 +79,8 @@ class GeometricLow(Mixup):
         return low
 
     def _check_low(self, x: Tensor, low: Tensor) -> None:
+        if x.numel() == 0:
+            return
         smallest = x.amin(0) if low.ndim else x.amin()
         if not (smallest >= low).all():  # NaN also gets here, and is let through
             below = x[x < low]
