@@ -120,6 +120,13 @@ class DACL(nn.Module):
                 of the whole batch, for a second forward. Not for layers that look at the whole
                 batch, such as batch norm in training mode, nor for "hidden" noise at a submodule.
             **kwargs: with "hidden" noise passed to the encoder.
+
+        Returns:
+            0-d, in float32 (float64 for float64 projections).
+
+        Raises:
+            TypeError, ValueError: the inputs are not what the noise mixes or the encoder's output
+                has other rows; the draw is not of two views; ``micro_batch`` cannot be used.
         """
         group = resolve(self.loss.group)
         with nullcontext() if group is None else failing_together(group):

@@ -50,8 +50,9 @@ def _triangle_tile(
     if MASKED:
         s = tl.where(keep, s, -float("inf"))
     e = tl.exp2(s)
-    # No other program adds to these sums, and a thread's additions keep their order: the same bits
-    # every time. An atomic addition does not wait for what was there.
+    # No other program adds to these sums, a thread's additions keep their order, and the last ones,
+    # which other threads make, come after the barrier of their own reduction: the same bits every
+    # time. An atomic addition does not wait for what was there.
     pointer = sums_ptr + other_base + tl.arange(0, BLOCK)
     if MASKED:
         tl.atomic_add(pointer, tl.sum(e, 1), mask=is_other, sem="relaxed", scope="cta")

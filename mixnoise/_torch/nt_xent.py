@@ -301,10 +301,10 @@ def finish_gradient(
     dz1, dz2 = (z.new_empty(n, columns, dtype=dtype) for _ in range(2))
     z_dot_dz = norm.new_zeros(())
     for rows in _row_blocks(n):
-        unit = z[:, rows].to(wide)
-        d = dz[:, rows].to(wide).addcmul_(unit.flip(0), pull[rows, None], value=-1).mul_(scale)
+        own = z[:, rows].to(wide)
+        d = dz[:, rows].to(wide).addcmul_(own.flip(0), pull[rows, None], value=-1).mul_(scale)
         # Not by the norm they were meant to have, so that single columns give 0 exactly.
-        unit = unit / torch.linalg.vector_norm(unit, dim=2, keepdim=True).clamp_(min=_TINY)
+        unit = own / torch.linalg.vector_norm(own, dim=2, keepdim=True).clamp_(min=_TINY)
         along = (unit * d).sum(2, keepdim=True)
         z_dot_dz += along.sum()
         d.addcmul_(unit, along, value=-1).div_(norm[:, rows, None])

@@ -37,6 +37,10 @@ class Augment(Noise):
         transform: from rows ``(N, *features)`` to as many rows, of any shape; an ``nn.Module``
             moves with the noise. It gets a copy, all views one below the other, and may change it.
 
+    Raises:
+        TypeError, ValueError: the transform is not callable; from ``apply``, if it does not return
+            a row for each of its rows.
+
     Example:
         >>> import torch
         >>> from mixnoise import get_noise

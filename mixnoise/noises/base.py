@@ -72,11 +72,37 @@ class Noise(nn.Module):
         generator: torch.Generator | None = None,
         seed: int | Tensor | None = None,
     ) -> Any:
-        """Every random decision for ``views`` views of x ``(N, *features)``, nothing applied."""
+        """Every random decision for some views of a batch, nothing applied.
+
+        Args:
+            x: ``(N, *features)``, of which no more than shape, dtype and device may matter.
+            views: how many, >= 1.
+            generator: source of the seed, on the CPU or on x's device; None: the device's default
+                one.
+            seed: in [-2^63, 2^63), or a 0-d int64 tensor, instead of a generator.
+
+        Returns:
+            What ``apply`` takes; of the built-in noises a :class:`mixnoise.Draw`.
+
+        Raises:
+            TypeError, ValueError: x has no rows, or too few, or is not what the noise mixes; views
+                is less than 1; generator and seed are both given.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
     def apply(self, x: Tensor, draw: Any) -> Tensor:  # type: ignore[override]
-        """Views ``(views, N, *features)`` of x: a pure function of x and draw."""
+        """The views that a draw makes of a batch: a pure function of both.
+
+        Args:
+            x: ``(N, *features)``, never changed.
+            draw: from :meth:`sample`.
+
+        Returns:
+            ``(views, N, *features)`` in x's dtype and on its device.
+
+        Raises:
+            TypeError, ValueError: the draw does not fit x.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define apply")
 
     def views(
@@ -87,7 +113,10 @@ class Noise(nn.Module):
         generator: torch.Generator | None = None,
         seed: int | Tensor | None = None,
     ) -> Tensor:
-        """Independent positives of the same batch, ``(views, N, *features)``, made together."""
+        """Independent positives of the same batch, ``(views, N, *features)``, made together.
+
+        Arguments and errors are those of :meth:`sample` and :meth:`apply`.
+        """
         return self.apply(x, self.sample(x, views=views, generator=generator, seed=seed))
 
     def forward(
@@ -97,7 +126,10 @@ class Noise(nn.Module):
         generator: torch.Generator | None = None,
         seed: int | Tensor | None = None,
     ) -> Tensor:
-        """One positive per row, in x's shape; x is never changed."""
+        """One positive per row, in x's shape; x is never changed.
+
+        Arguments and errors are those of :meth:`sample` and :meth:`apply`.
+        """
         return self.views(x, 1, generator=generator, seed=seed)[0]
 
     def config(self) -> dict[str, Any]:

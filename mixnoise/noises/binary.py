@@ -15,6 +15,10 @@ class Binary(Mixup):
         alpha: lower end of the share kept, c ~ U(alpha, 1), in [0, 1]; 1 changes nothing.
         granularity: "sample" draws c per row, "batch" once a view.
 
+    Raises:
+        TypeError, ValueError: alpha is not in [0, 1], or the granularity is unknown; from
+            ``sample``, if x has fewer than two rows.
+
     Example:
         >>> import torch
         >>> from mixnoise import get_noise

@@ -23,6 +23,9 @@ class DaclPlus(GeometricLow):
         granularity: "sample" draws function and c per row; "batch" one function for the whole
             batch and one c a view.
 
+    Raises:
+        TypeError, ValueError: as for "geometric".
+
     Example:
         >>> import torch
         >>> from mixnoise import get_noise

@@ -22,6 +22,10 @@ class Gaussian(Noise):
     Args:
         sigma: standard deviation of the noise, >= 0, in x's units.
 
+    Raises:
+        TypeError, ValueError: sigma is negative or not finite; from ``sample``, if x is not
+            floating point or has no rows.
+
     Example:
         >>> import torch
         >>> from mixnoise import get_noise

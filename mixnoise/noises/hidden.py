@@ -26,6 +26,10 @@ class Hidden(Noise):
             of the encoder mixes that submodule's output.
         **kwargs: passed to the inner noise if it is given by name.
 
+    Raises:
+        TypeError, ValueError: the inner noise is none, or gets arguments that it does not take;
+            from :class:`mixnoise.DACL`, if ``at`` names no submodule.
+
     Example:
         >>> import torch
         >>> from mixnoise import get_noise

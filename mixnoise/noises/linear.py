@@ -14,6 +14,10 @@ class Linear(Mixup):
         alpha: lower end of c ~ U(alpha, 1), in [0, 1]; 1 changes nothing.
         granularity: "sample" draws c per row, "batch" once a view; partners are always per row.
 
+    Raises:
+        TypeError, ValueError: alpha is not in [0, 1], or the granularity is unknown; from
+            ``sample``, if x is not floating point or has fewer than two rows.
+
     Example:
         >>> import torch
         >>> from mixnoise import get_noise
