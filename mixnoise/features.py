@@ -38,7 +38,11 @@ def features(encoder: Encoder, x: Any, batch_size: int = 4096) -> Tensor:
 
 @contextmanager
 def frozen(encoder: Encoder) -> Iterator[Encoder]:
-    """The encoder in evaluation mode, as a function from rows to features ``(N, D)``."""
+    """The encoder in evaluation mode, as a function from rows to features ``(N, D)``.
+
+    Threads may share an encoder that is in evaluation mode already. The mode of another is switched
+    back by the first thread that leaves, while others may be inside.
+    """
     device, dtype, modes = None, None, {}
     if isinstance(encoder, nn.Module):
         tensors = [*encoder.parameters(), *encoder.buffers()]

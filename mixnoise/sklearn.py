@@ -92,7 +92,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         resume: go on with a run in ``run_dir`` that was interrupted.
 
     Attributes:
-        model_: the :class:`mixnoise.DACL` that was trained; ``model_.encoder`` is the network.
+        model_: the :class:`mixnoise.DACL` that was trained, in evaluation mode;
+            ``model_.encoder`` is the network.
         columns_: what was learned of the columns; None for sparse matrices.
         history_: a row for each epoch, as :class:`mixnoise.train.Run` has it.
         n_iter_: epochs that were trained.
@@ -173,6 +174,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             resume=self.resume,
             progress=bool(self.verbose),
         )
+        self.model_.eval()
         self.history_, self.n_iter_ = run.history, len(run.history)
         return self
 
@@ -201,6 +203,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
+        self.model_.eval()
         self.n_iter_ += 1
         return self
 
@@ -330,7 +333,9 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         with preserved_random_state():
             torch.manual_seed(seed)
             encoder = TableEncoder(n_numbers, cardinalities, self.n_components, self.n_layers)
-            self.model_ = DACL(encoder, projector(self.n_components), noise, self.temperature)
+            model = DACL(encoder, projector(self.n_components), noise, self.temperature)
+        # Except while it learns, so that transform changes nothing and threads can share it.
+        self.model_ = model.eval()
 
     def _noise_of_numbers(self) -> Noise:
         if isinstance(self.noise, Noise):

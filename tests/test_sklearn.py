@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from unittest import SkipTest
 
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 import torch
+from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -189,6 +191,53 @@ def test_partial_fit_goes_on():
     fitted.partial_fit(X + 1)
     assert [n.center for n in fitted.columns_.numbers] == centers
     assert not np.array_equal(fitted.transform(X), h)
+
+
+def in_every_way(path):
+    """Encoders that were fitted, went on, were loaded, and have yet to learn."""
+    fitted = DACLEncoder(**QUICK).fit(X)
+    fitted.save(path)
+    continued = DACLEncoder(**QUICK).fit(X).partial_fit(X)
+    return [fitted, continued, DACLEncoder.load(path), fitted.untrained()]
+
+
+def test_threads_share_an_encoder(tmp_path):
+    """One enters transform before another and leaves it while that one is inside."""
+    for encoder in in_every_way(tmp_path / "encoder"):
+        expected, found = encoder.transform(X), []
+        inside, left = threading.Event(), threading.Event()
+        second = threading.Thread(target=lambda e=encoder, f=found: f.append(e.transform(X)))
+
+        def meet(module, inputs, inside=inside, left=left, second=second):
+            if threading.current_thread() is second:
+                inside.set()
+                left.wait(60)
+            else:
+                second.start()
+                inside.wait(60)
+
+        with encoder.model_.encoder.register_forward_pre_hook(meet):
+            found.append(encoder.transform(X))
+            left.set()
+            second.join()
+        for h in (*found, encoder.transform(X)):
+            np.testing.assert_array_equal(h, expected)
+
+
+def test_transform_in_threads_of_joblib():
+    encoder = DACLEncoder(**QUICK).fit(X)
+    expected = encoder.transform(X)
+    found = Parallel(2, "threading")(delayed(encoder.transform)(X) for _ in range(20))
+    for h in (*found, encoder.transform(X)):
+        np.testing.assert_array_equal(h, expected)
+
+
+def test_the_network_trains_in_partial_fit_alone(tmp_path):
+    for encoder in in_every_way(tmp_path / "encoder"):
+        assert not any(module.training for module in encoder.model_.modules())
+        means = encoder.model_.encoder.layers[1].running_mean.clone()
+        encoder.partial_fit(X)
+        assert not torch.equal(encoder.model_.encoder.layers[1].running_mean, means)
 
 
 def test_inside_pipelines_and_searches():
