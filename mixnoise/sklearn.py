@@ -35,10 +35,11 @@ from mixnoise.ops import check_integer
 from mixnoise.optim import make_optimizer
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
+from mixnoise.sparse_scale import scale_of, scaled_rows
 from mixnoise.tabular import encoder_file
 from mixnoise.tabular.columns import Columns
 from mixnoise.tabular.noise import TableNoise
-from mixnoise.tabular.rows import Rows, SparseRows, held_out, parts
+from mixnoise.tabular.rows import Rows, held_out, parts
 from mixnoise.tabular.tables import ArrayTable, FrameTable, as_frame, columns_named
 from mixnoise.train import pretrain
 
@@ -66,7 +67,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
       were never seen share one code.
     - Columns of text of which no value occurs twice (identifiers), or all are the same, are left
       out.
-    - Sparse matrices are scaled by each column's largest magnitude, and stay sparse.
+    - Sparse matrices are scaled by each column's largest magnitude, and stay sparse. None of their
+      values may be missing.
 
     Args:
         n_components: features that come out, the width of the network, >= 1.
@@ -101,7 +103,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     Raises:
         ValueError, TypeError: an argument breaks its rule; fewer than two rows in ``fit``; a number
-            is infinite; other columns than in ``fit``.
+            is infinite, or NaN in a sparse matrix; other columns than in ``fit``.
 
     Example:
         >>> import numpy as np
@@ -315,8 +317,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         seed = int(rng.randint(np.iinfo(np.int32).max))
         if issparse(X):
             self.columns_ = None
-            largest = abs(X).max(axis=0).toarray().ravel()
-            self._scale = np.where(largest > 0, largest, 1.0).astype(np.float32)
+            self._scale = scale_of(X)
         else:
             self.columns_ = Columns.of(self._table(X, self.categorical_features), rng)
         self._make_model(seed)
@@ -400,5 +401,5 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             now, then = ("sparse", "dense") if issparse(X) else ("dense", "sparse")
             raise ValueError(f"X is {now}, and the encoder was fitted on {then} data")
         if self.columns_ is None:
-            return SparseRows(X, self._scale)
+            return scaled_rows(X, self._scale)
         return torch.from_numpy(self.columns_.transform(self._table(X)))

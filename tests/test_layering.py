@@ -33,7 +33,7 @@ LAYERS = [
     ["mixnoise.accelerator", "mixnoise.optim", "mixnoise.run_folder"],
     ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation", "mixnoise.resuming"],
     ["mixnoise.loop"],
-    ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular"],
+    ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular", "mixnoise.sparse_scale"],
     [
         *("mixnoise.__init__", "mixnoise.demo", "mixnoise.bench", "mixnoise.sklearn"),
         *("mixnoise.report", "mixnoise.cli"),

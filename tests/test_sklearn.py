@@ -146,6 +146,46 @@ def test_sparse_matrices_stay_sparse_and_zero_stays_zero():
         DACLEncoder(**QUICK).fit(dense).transform(sp.csr_array(dense))
 
 
+def with_value(matrix, value):
+    """The same matrix, with something else in column 4."""
+    other = matrix.tolil()
+    other[7, 4] = value
+    return other.tocsr()
+
+
+def test_nan_in_sparse_matrices_is_refused_and_harms_nothing():
+    matrix = sp.csr_array(X)
+    bad = with_value(matrix, np.nan)
+    encoder = DACLEncoder(**QUICK).partial_fit(matrix)
+    expected = encoder.transform(matrix)
+    for refused in (DACLEncoder(**QUICK).fit, encoder.partial_fit, encoder.transform):
+        with pytest.raises(ValueError, match="column 'x4' contains NaN: values of a sparse matrix"):
+            refused(bad)
+    np.testing.assert_array_equal(encoder.transform(matrix), expected)
+
+
+@pytest.mark.parametrize("power", [-1060, -150, 130, 1000])
+def test_columns_of_sparse_matrices_may_have_any_scale(power, tmp_path):
+    """Powers of 2, so that not a bit differs; those of float32 end at -149 and 127."""
+    matrix = sp.csr_array(X)
+    expected = DACLEncoder(**QUICK).fit_transform(matrix)
+    scaled = matrix * 2.0**power
+    encoder = DACLEncoder(**QUICK).fit(scaled)
+    np.testing.assert_array_equal(encoder.transform(scaled), expected)
+    saved(encoder, scaled, tmp_path / "encoder")
+
+
+def test_values_of_sparse_matrices_that_would_overflow():
+    matrix = sp.csr_array(X)
+    encoder = DACLEncoder(**QUICK).partial_fit(matrix)
+    expected = encoder.transform(matrix)
+    bad = with_value(matrix, 1e300)
+    for refused in (encoder.partial_fit, encoder.transform):
+        with pytest.raises(ValueError, match=r"column 'x4' contains 1e\+300, and .* in fit was 16"):
+            refused(bad)
+    np.testing.assert_array_equal(encoder.transform(matrix), expected)
+
+
 def test_early_stopping_needs_no_label():
     settings = {**QUICK, "max_iter": 60, "n_iter_no_change": 2}
     encoder = DACLEncoder(**settings, learning_rate=1e-9).fit(X)
