@@ -47,6 +47,8 @@ from mixnoise.train import pretrain
 EXPECTED_FAILED_CHECKS: dict[str, str] = {}
 
 _NOT_SAVED = ("run_dir", "resume", "verbose", "random_state")  # of the parameters
+# What the model and the columns are made of: set_params changes it for the next fit alone.
+_FITTED = ("n_components", "n_layers", "noise", "alpha", "temperature", "categorical_features")
 _SCALE = "sparse_scale"  # among the tensors
 # Held out for stopping early: a tenth, but no more than tell one epoch from the next.
 _VALIDATION_SHARE, _VALIDATION_ROWS = 0.1, 2048
@@ -156,6 +158,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def fit(self, X: Any, y: Any = None) -> DACLEncoder:
         """Learn from the rows of a table ``(N, columns)``, N >= 2; y is ignored."""
+        self._check_parameters()
         x = self._start(X)
         data, validation = x, None
         if self.early_stopping and len(x) >= _LEAST_ROWS_TO_HOLD_OUT:
@@ -184,8 +187,9 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Go once through some rows, with a constant learning rate; y is ignored.
 
         The first call, unless ``fit`` was called before, also learns what the columns are, from its
-        rows alone.
+        rows alone. Parameters that shape the network are those of that call.
         """
+        self._check_parameters()
         if hasattr(self, "model_"):
             x = self._rows(self._validated(X, reset=False, least_rows=2))
         else:
@@ -237,6 +241,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """The same encoder with the weights that training began with."""
         check_is_fitted(self, "model_")
         other = copy.copy(self)
+        other.set_params(**self._fitted)
         other._make_model(self._seed)
         return other
 
@@ -249,13 +254,14 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             ValueError: the noise is not one that a name can stand for.
         """
         check_is_fitted(self, "model_")
-        parameters = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
-        if isinstance(self.noise, Noise):
-            parameters["noise"] = self.noise.config()
-        if not isinstance(self.categorical_features, str):
-            parameters["categorical_features"] = np.asarray(self.categorical_features).tolist()
+        parameters = {**self.get_params(), **self._fitted}
+        if isinstance(parameters["noise"], Noise):
+            parameters["noise"] = parameters["noise"].config()
+        if not isinstance(parameters["categorical_features"], str):
+            categorical = np.asarray(parameters["categorical_features"])
+            parameters["categorical_features"] = categorical.tolist()
         content = {
-            "parameters": parameters,
+            "parameters": {k: v for k, v in parameters.items() if k not in _NOT_SAVED},
             "columns": None if self.columns_ is None else self.columns_.as_dict(),
             "n_features_in": self.n_features_in_,
             "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
@@ -296,7 +302,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_components
+        n_components: int = self._fitted["n_components"]
+        return n_components
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -311,7 +318,6 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _start(self, X: Any) -> Rows:
         """Look at the columns and make a network for them; returns the rows for it."""
-        self._check_parameters()
         X = self._validated(X, reset=True, least_rows=2)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
@@ -337,6 +343,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             model = DACL(encoder, projector(self.n_components), noise, self.temperature)
         # Except while it learns, so that transform changes nothing and threads can share it.
         self.model_ = model.eval()
+        self._fitted = {name: getattr(self, name) for name in _FITTED}
 
     def _noise_of_numbers(self) -> Noise:
         if isinstance(self.noise, Noise):

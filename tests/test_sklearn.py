@@ -1,5 +1,6 @@
 """The estimator: scikit-learn's own checks, and what they do not know of."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -316,6 +317,43 @@ def test_saving_and_loading(tmp_path):
     pickled.partial_fit(frame)
 
 
+OTHERS = {
+    "n_components": 4,
+    "n_layers": 1,
+    "noise": "gaussian",
+    "alpha": 0.1,
+    "temperature": 9.0,
+    "categorical_features": [3],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameters_set_after_fit_are_those_of_the_next(name, tmp_path):
+    frame = mixed_table()
+    encoder = DACLEncoder(**QUICK).fit(frame)
+    continued = copy.deepcopy(encoder).partial_fit(frame).transform(frame)
+    fitted = encoder.get_params()
+    h, before = encoder.transform(frame), encoder.untrained().transform(frame)
+    encoder.set_params(**{name: OTHERS[name]})
+    np.testing.assert_array_equal(encoder.transform(frame), h)
+    np.testing.assert_array_equal(encoder.untrained().transform(frame), before)
+    assert encoder.untrained().get_params() == fitted
+    assert len(encoder.get_feature_names_out()) == h.shape[1]
+    loaded = saved(encoder, frame, tmp_path / "encoder")
+    assert loaded.get_params() == {**fitted, "random_state": None}
+    for each in (encoder, loaded):
+        np.testing.assert_array_equal(each.partial_fit(frame).transform(frame), continued)
+    assert encoder.get_params()[name] == OTHERS[name]
+    assert encoder.fit(frame).transform(frame).shape[1] == encoder.n_components
+
+
+def test_parameters_set_after_fit_are_checked_before_it_goes_on():
+    encoder = DACLEncoder(**QUICK).fit(X).set_params(batch_size=1)
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 2, got 1"):
+        encoder.partial_fit(X)
+    assert encoder.n_iter_ == 2
+
+
 def test_what_cannot_be_loaded(tmp_path):
     path = tmp_path / "encoder"
     with pytest.raises(FileNotFoundError, match=r"no such file: '.*encoder'"):
@@ -333,7 +371,7 @@ def test_what_cannot_be_loaded(tmp_path):
     class Unknown:
         pass
 
-    encoder.set_params(temperature=Unknown())
+    encoder.set_params(early_stopping=Unknown())
     with pytest.raises(ValueError, match="cannot be saved: Object of type Unknown"):
         encoder.save(path)
 
