@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def linear_probe(
     check_choice("classifier", classifier, CLASSIFIERS)
     check_integer("n_splits", n_splits, 1)
     check_integer("seed", seed, 0)
-    share = test if isinstance(test, (int, float)) else None
+    share = test if isinstance(test, Real) else None
     if share is not None and not 0 < share < 1:
         raise ValueError(f"test must be a share in (0, 1) or labelled data, got {test!r}")
     streams = [type(s).__name__ for s in (train, test) if isinstance(s, (Dataset, DataLoader))]
@@ -193,7 +194,7 @@ def knn_probe(
 
 def choose_rows(y: Any, labels_per_class: int, seed: int | tuple[int, ...]) -> Any:
     """Indices of so many rows of each class, drawn without replacement."""
-    if isinstance(labels_per_class, bool) or not isinstance(labels_per_class, int):
+    if isinstance(labels_per_class, bool) or not isinstance(labels_per_class, Integral):
         raise TypeError(f"labels_per_class must be an integer or None, got {labels_per_class!r}")
     rng = np.random.default_rng(seed)
     chosen = []

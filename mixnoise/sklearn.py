@@ -261,7 +261,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             categorical = np.asarray(parameters["categorical_features"])
             parameters["categorical_features"] = categorical.tolist()
         content = {
-            "parameters": {k: v for k, v in parameters.items() if k not in _NOT_SAVED},
+            "parameters": _plain({k: v for k, v in parameters.items() if k not in _NOT_SAVED}),
             "columns": None if self.columns_ is None else self.columns_.as_dict(),
             "n_features_in": self.n_features_in_,
             "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
@@ -410,3 +410,10 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if self.columns_ is None:
             return scaled_rows(X, self._scale)
         return torch.from_numpy(self.columns_.transform(self._table(X)))
+
+
+def _plain(value: Any) -> Any:
+    """With Python's numbers for NumPy's, of which JSON knows nothing."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

@@ -163,6 +163,17 @@ def test_bad_labels_per_class(n, error):
         linear_probe(nn.Identity(), TRAIN, TEST, labels_per_class=n)
 
 
+@pytest.mark.parametrize("classifier", ["logistic", "sgd"])
+def test_numbers_of_numpy(classifier, three_epochs):
+    train, settings = blobs(90), {"classifier": classifier}
+    expected = linear_probe(nn.Identity(), train, 0.25, 5, **settings)
+    assert linear_probe(nn.Identity(), train, np.float32(0.25), np.int64(5), **settings) == expected
+    with pytest.raises(TypeError, match="labels_per_class must be an integer or None, got True"):
+        linear_probe(never, train, 0.25, True)
+    with pytest.raises(ValueError, match=r"test must be a share in \(0, 1\) .*got np.float32"):
+        linear_probe(never, train, np.float32(2))
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.5, True])
 def test_bad_k(k):
     with pytest.raises(ValueError, match="k must be an integer >= 1, got"):

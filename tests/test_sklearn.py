@@ -354,6 +354,17 @@ def test_parameters_set_after_fit_are_checked_before_it_goes_on():
     assert encoder.n_iter_ == 2
 
 
+def test_numbers_of_numpy_are_saved(tmp_path):
+    settings = {"alpha": np.float32(0.5), "learning_rate": np.float64(0.01)}
+    noise = get_noise("gaussian", sigma=np.float32(0.25))
+    for given in ({"early_stopping": np.bool_(False)}, {"noise": noise}):
+        encoder = DACLEncoder(**QUICK, **settings, **given).fit(X)
+        loaded = saved(encoder, X, tmp_path / "encoder")
+        assert loaded.get_params()["alpha"] == 0.5
+        assert type(loaded.alpha) is float
+    assert loaded.noise.sigma == 0.25
+
+
 def test_what_cannot_be_loaded(tmp_path):
     path = tmp_path / "encoder"
     with pytest.raises(FileNotFoundError, match=r"no such file: '.*encoder'"):
