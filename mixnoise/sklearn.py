@@ -18,7 +18,7 @@ try:
         clone,
     )
     from sklearn.utils import check_random_state
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"{error}; pip install 'mixnoise[tables]'", name=error.name
@@ -36,11 +36,11 @@ from mixnoise.optim import make_optimizer
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
 from mixnoise.sparse_scale import scale_of, scaled_rows
+from mixnoise.table_input import columns_of, table_of, validated
 from mixnoise.tabular import encoder_file
 from mixnoise.tabular.columns import Columns
 from mixnoise.tabular.noise import TableNoise
 from mixnoise.tabular.rows import Rows, held_out, parts
-from mixnoise.tabular.tables import ArrayTable, FrameTable, as_frame, columns_named
 from mixnoise.train import pretrain
 
 #: scikit-learn's own checks that ``DACLEncoder`` does not pass, and why; for ``check_estimator``.
@@ -191,7 +191,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         self._check_parameters()
         if hasattr(self, "model_"):
-            x = self._rows(self._validated(X, reset=False, least_rows=2))
+            x = self._rows(validated(self, X, reset=False, least_rows=2))
         else:
             x = self._start(X)
             self.history_, self.n_iter_ = [], 0
@@ -216,7 +216,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def transform(self, X: Any) -> Any:
         """Features ``(N, n_components)``, float32."""
         check_is_fitted(self, "model_")
-        x = self._rows(self._validated(X, reset=False, least_rows=1))
+        x = self._rows(validated(self, X, reset=False, least_rows=1))
         with frozen(self.model_.encoder) as encode:
             return np.concatenate([encode(part).cpu().numpy() for part in parts(x)])
 
@@ -225,16 +225,14 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
         Nothing of the estimator changes.
         """
-        X = clone(self)._validated(X, reset=True, least_rows=2)
-        if issparse(X):
-            return None
+        X = validated(clone(self), X, reset=True, least_rows=2)
         rng = check_random_state(copy.deepcopy(self.random_state))
-        return Columns.of(self._table(X, self.categorical_features), rng)
+        return columns_of(X, self.categorical_features, rng)
 
     def matrix(self, X: Any) -> Any:
         """What the network takes, float32: scaled numbers, then codes of categories."""
         check_is_fitted(self, "model_")
-        x = self._rows(self._validated(X, reset=False, least_rows=1))
+        x = self._rows(validated(self, X, reset=False, least_rows=1))
         return torch.cat(list(parts(x))).numpy()
 
     def untrained(self) -> DACLEncoder:
@@ -318,14 +316,12 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _start(self, X: Any) -> Rows:
         """Look at the columns and make a network for them; returns the rows for it."""
-        X = self._validated(X, reset=True, least_rows=2)
+        X = validated(self, X, reset=True, least_rows=2)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
-        if issparse(X):
-            self.columns_ = None
+        self.columns_ = columns_of(X, self.categorical_features, rng)
+        if self.columns_ is None:
             self._scale = scale_of(X)
-        else:
-            self.columns_ = Columns.of(self._table(X, self.categorical_features), rng)
         self._make_model(seed)
         return self._rows(X)
 
@@ -371,37 +367,6 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be finite and > 0, got {self.learning_rate}")
 
-    def _validated(self, X: Any, reset: bool, least_rows: int) -> Any:
-        """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame."""
-        frame = as_frame(X)
-        if frame is None:
-            return validate_data(
-                self,
-                X,
-                reset=reset,
-                accept_sparse="csr",
-                dtype=(np.float64, np.float32),
-                ensure_all_finite="allow-nan",
-                ensure_min_samples=least_rows,
-            )
-        named = X
-        if not hasattr(X, "__dataframe__"):
-            # By which scikit-learn before 1.9 asks for the names, and which polars 2 no longer has.
-            import pyarrow as pa
-
-            named = pa.table({name: [] for name in frame.columns})
-        validate_data(self, named, reset=reset, skip_check_array=True)
-        if len(X) < least_rows:
-            raise ValueError(f"X must have at least {least_rows} rows, got {len(X)} sample(s)")
-        return X
-
-    def _table(self, X: Any, categorical: Any = ()) -> ArrayTable | FrameTable:
-        frame = as_frame(X)
-        if frame is not None:
-            return FrameTable(X, columns_named(categorical, frame.columns))
-        names = [f"x{i}" for i in range(X.shape[1])]
-        return ArrayTable(X, names, columns_named(categorical, names))
-
     def _rows(self, X: Any) -> Rows:
         """What the network takes, of a validated X."""
         if issparse(X) != (self.columns_ is None):
@@ -409,7 +374,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError(f"X is {now}, and the encoder was fitted on {then} data")
         if self.columns_ is None:
             return scaled_rows(X, self._scale)
-        return torch.from_numpy(self.columns_.transform(self._table(X)))
+        return torch.from_numpy(self.columns_.transform(table_of(X)))
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,52 @@
+"""What DACLEncoder is given: arrays, data frames and sparse matrices, and their columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from mixnoise.tabular.columns import Columns
+from mixnoise.tabular.tables import ArrayTable, FrameTable, as_frame, columns_named
+
+
+def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) -> Any:
+    """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame."""
+    frame = as_frame(X)
+    if frame is None:
+        return validate_data(
+            estimator,
+            X,
+            reset=reset,
+            accept_sparse="csr",
+            dtype=(np.float64, np.float32),
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=least_rows,
+        )
+    named = X
+    if not hasattr(X, "__dataframe__"):
+        # By which scikit-learn before 1.9 asks for the names, and which polars 2 no longer has.
+        import pyarrow as pa
+
+        named = pa.table({name: [] for name in frame.columns})
+    validate_data(estimator, named, reset=reset, skip_check_array=True)
+    if len(X) < least_rows:
+        raise ValueError(f"X must have at least {least_rows} rows, got {len(X)} sample(s)")
+    return X
+
+
+def table_of(X: Any, categorical: Any = ()) -> ArrayTable | FrameTable:
+    """A table of a validated X that is not sparse."""
+    frame = as_frame(X)
+    if frame is not None:
+        return FrameTable(X, columns_named(categorical, frame.columns))
+    names = [f"x{i}" for i in range(X.shape[1])]
+    return ArrayTable(X, names, columns_named(categorical, names))
+
+
+def columns_of(X: Any, categorical: Any, rng: np.random.RandomState) -> Columns | None:
+    """What the columns of a validated X are taken for; None for sparse matrices."""
+    return None if issparse(X) else Columns.of(table_of(X, categorical), rng)
