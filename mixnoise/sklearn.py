@@ -31,7 +31,7 @@ from mixnoise.features import frozen
 from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
 from mixnoise.noises.base import Noise
-from mixnoise.ops import check_integer
+from mixnoise.ops import check_float, check_integer
 from mixnoise.optim import make_optimizer
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
@@ -319,9 +319,10 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         X = validated(self, X, reset=True, least_rows=2)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(np.iinfo(np.int32).max))
-        self.columns_ = columns_of(X, self.categorical_features, rng)
-        if self.columns_ is None:
+        columns = columns_of(X, self.categorical_features, rng)
+        if columns is None:
             self._scale = scale_of(X)
+        self.columns_ = columns
         self._make_model(seed)
         return self._rows(X)
 
@@ -364,7 +365,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             ("n_iter_no_change", 1),
         ):
             check_integer(name, getattr(self, name), least)
-        if not 0 < self.learning_rate < math.inf:
+        if not 0 < check_float("learning_rate", self.learning_rate, "finite and > 0") < math.inf:
             raise ValueError(f"learning_rate must be finite and > 0, got {self.learning_rate}")
 
     def _rows(self, X: Any) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) ->
             ensure_all_finite="allow-nan",
             ensure_min_samples=least_rows,
         )
+    if not frame.columns:
+        raise ValueError("X must have at least one column, got a data frame with 0 feature(s)")
     named = X
     if not hasattr(X, "__dataframe__"):
         # By which scikit-learn before 1.9 asks for the names, and which polars 2 no longer has.
@@ -48,5 +51,31 @@ def table_of(X: Any, categorical: Any = ()) -> ArrayTable | FrameTable:
 
 
 def columns_of(X: Any, categorical: Any, rng: np.random.RandomState) -> Columns | None:
-    """What the columns of a validated X are taken for; None for sparse matrices."""
-    return None if issparse(X) else Columns.of(table_of(X, categorical), rng)
+    """What the columns of a validated X are taken for; None for sparse matrices.
+
+    Raises:
+        ValueError: categorical does not fit X, or there is nothing to learn from, or a number is
+            infinite, or numbers lie so far apart that float64 cannot hold the distance.
+        TypeError: categorical is no collection of columns.
+    """
+    if not isinstance(categorical, Iterable):
+        raise TypeError(
+            f"categorical_features must be 'auto' or columns, got {categorical!r}; [] if only text "
+            "is categories"
+        )
+    if issparse(X):
+        if columns_named(categorical, range(X.shape[1])):
+            raise ValueError(
+                "categorical_features must be 'auto' for a sparse matrix, whose columns are all "
+                f"numbers, got {categorical!r}; give a dense array or a data frame"
+            )
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        columns = Columns.of(table_of(X, categorical), rng)
+    for number in columns.numbers:
+        if not np.isfinite([number.center, number.scale]).all():
+            raise ValueError(
+                f"column {number.name!r} holds numbers farther apart than float64 can tell, "
+                f"{np.finfo(np.float64).max:.2g}: divide the column by something"
+            )
+    return columns

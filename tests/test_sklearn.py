@@ -409,10 +409,60 @@ def test_bad_arguments(settings, message):
         DACLEncoder(**{**QUICK, **settings}).fit(X)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": "a"}, "learning_rate must be finite and > 0, got str 'a'"),
+        ({"learning_rate": None}, "learning_rate must be finite and > 0, got NoneType None"),
+        ({"categorical_features": None}, r"'auto' or columns, got None; \[\] if only text"),
+        ({"categorical_features": 3}, "categorical_features must be 'auto' or columns, got 3"),
+    ],
+)
+def test_arguments_of_another_kind(settings, message):
+    with pytest.raises(TypeError, match=message):
+        DACLEncoder(**{**QUICK, **settings}).fit(X)
+
+
+def test_sparse_matrices_have_no_categories():
+    matrix = sp.csr_array(X)
+    for none in ("auto", [], [False] * 64):
+        DACLEncoder(**QUICK, categorical_features=none).fit(matrix)
+    encoder = DACLEncoder(**QUICK, categorical_features=[0])
+    for refused in (encoder.fit, encoder.inspect_columns):
+        with pytest.raises(ValueError, match=r"must be 'auto' for a sparse matrix.* got \[0\]"):
+            refused(matrix)
+
+
+@pytest.mark.parametrize(
+    "far",
+    [
+        lambda u: np.where(u > 0, 1e308, -1e308),  # the quartiles
+        lambda u: np.where(u > 0.4, 1.7e308, -1.7e308),  # what deviates from the median
+        lambda u: np.where(abs(u) > 0.2, np.sign(u) * 1e308, 0),
+    ],
+)
+def test_numbers_too_far_apart_for_float64(far):
+    column = far(np.linspace(-0.5, 0.5, 200))
+    frame = pd.DataFrame({"near": np.arange(200.0), "far": column})
+    with pytest.raises(ValueError, match="column 'far' holds numbers farther apart than float64"):
+        DACLEncoder(**QUICK).fit(frame)
+    encoder = DACLEncoder(**QUICK).fit(frame / 4)
+    assert (encoder.transform(frame / 4).std(0) > 0).any()
+
+
+def test_an_encoder_outlives_data_that_it_refuses():
+    encoder = DACLEncoder(**QUICK).fit(X)
+    expected = encoder.transform(X)
+    with pytest.raises(ValueError, match="column 'x4' contains NaN"):
+        encoder.fit(with_value(sp.csr_array(X), np.nan))
+    np.testing.assert_array_equal(encoder.transform(X), expected)
+
+
 def test_bad_data():
     for bad, message in (
         (X[:1], "minimum of 2 is required"),
         (pd.DataFrame(X[:1]).rename(columns=str), "X must have at least 2 rows, got 1 sample"),
+        (pd.DataFrame(index=range(9)), r"X must have at least one column, got .* 0 feature\(s\)"),
         (np.where(X > 15, np.inf, X), "infinity"),
         (np.full((9, 2), np.nan), "no column has anything to learn from"),
     ):
