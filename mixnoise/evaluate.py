@@ -87,7 +87,8 @@ def linear_probe(
         ValueError: rows and labels of different lengths, an empty set, a single class, fewer than
             ``labels_per_class`` rows of some class, features that are NaN or inf, or an argument
             out of its range.
-        TypeError: data or features of the wrong kind.
+        TypeError: data or features of the wrong kind, or test labels of another kind than those of
+            ``train``.
         ImportError: "logistic" without scikit-learn.
 
     Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def features(encoder: Encoder, x: Any, batch_size: int = 4096) -> Tensor:
 
     Raises:
         ValueError: no rows, or the encoder does not return one row of finite features for each.
-        TypeError: the encoder does not return a tensor.
+        TypeError: the encoder is neither a module nor a function, or does not return a tensor.
     """
     x = as_rows("x", x)
     if x.ndim == 0 or x.shape[0] == 0:
@@ -42,7 +43,14 @@ def frozen(encoder: Encoder) -> Iterator[Encoder]:
 
     Threads may share an encoder that is in evaluation mode already. The mode of another is switched
     back by the first thread that leaves, while others may be inside.
+
+    Raises:
+        TypeError: it is neither a module nor a function.
     """
+    if not callable(encoder):
+        raise TypeError(
+            f"encoder must be a module or a function of rows, got {type(encoder).__name__}"
+        )
     device, dtype, modes = None, None, {}
     if isinstance(encoder, nn.Module):
         tensors = [*encoder.parameters(), *encoder.buffers()]
@@ -104,9 +112,24 @@ def as_classes(y: Any) -> tuple[Any, Any]:
 
 
 def as_codes(y: Any, classes: Any) -> Any:
-    """Each label's index among the classes, -1 if it is none of them."""
+    """Each test label's index among the classes, -1 if it is none of them.
+
+    Raises:
+        TypeError: all are of another kind than the classes, such as "1" and 1.
+    """
     index = {label: i for i, label in enumerate(classes.tolist())}
-    return np.array([index.get(label, -1) for label in y.tolist()])
+    codes = np.array([index.get(label, -1) for label in y.tolist()])
+    if (codes < 0).all() and _kinds(y).isdisjoint(_kinds(classes)):
+        raise TypeError(
+            "labels of test must be of the same kind as those of train, got "
+            f"{y.tolist()[0]!r}, and {classes.tolist()[0]!r} in train"
+        )
+    return codes
+
+
+def _kinds(labels: Any) -> set[type]:
+    """All numbers are of one kind: 1, 1.0 and True are the same label."""
+    return {Number if isinstance(v, Number) else type(v) for v in labels.tolist()}
 
 
 def labelled_sets(train: Any, test: Any) -> tuple[Tensor, Any, Tensor, Any, Any]:

@@ -533,6 +533,30 @@ def test_classes_that_are_not_in_train_count_as_wrong(probe):
     assert probe(nn.Identity(), (x, names[y]), (x, names[unseen])).accuracy == pytest.approx(2 / 3)
 
 
+@every_way
+@pytest.mark.parametrize(
+    ("train_labels", "test_labels", "got"),
+    [
+        (np.array([0, 1, 2]), np.array(["0", "1", "2"]), "got '0', and 0 in train"),
+        (np.array(["0", "1", "2"]), np.array([0, 1, 2]), "got 0, and '0' in train"),
+        (np.array([0, 1, 2]), np.array(["0", "1", "2"], object), "got '0', and 0 in train"),
+        (np.array(["a", "b", "c"]), np.array([b"a", b"b", b"c"]), "got b'a', and 'a' in train"),
+    ],
+)
+def test_labels_of_two_kinds(probe, train_labels, test_labels, got):
+    """Else no row could be right, and the accuracy be 0 without a word."""
+    y = SMALL[1].numpy()
+    with pytest.raises(TypeError, match=f"labels of test must be of the same kind.*{got}"):
+        probe(never, (SMALL[0], train_labels[y]), (SMALL[0], test_labels[y]))
+
+
+@every_way
+def test_labels_that_are_equal_are_of_one_kind(probe):
+    x, y = blobs(90, 2)
+    for other in (y.bool(), y.double()):
+        assert probe(nn.Identity(), (x, y), (x, other)).accuracy == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_features_casts_to_the_encoders_dtype(dtype):
     encoder = nn.Linear(4, 2).to(dtype)
@@ -668,6 +692,7 @@ def test_streams_that_run_dry():
     [
         (lambda x: x.where(x < 1, torch.nan), ValueError, r"finite.*in \d+ of \d+ rows"),
         (lambda x: x / torch.zeros(()), ValueError, r"finite.*NaN or inf in 60 of 60 rows"),
+        ("foo", TypeError, "encoder must be a module or a function of rows, got str"),
         (lambda x: (x, x), TypeError, "encoder must return a tensor, got tuple"),
         (lambda x: x.numpy(), TypeError, "encoder must return a tensor, got ndarray"),
         (lambda x: x[1:], ValueError, r"one row of features for each of 60 rows.*\(59, 4\)"),
