@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixnoise.ops import check_float
+
 _ROWS_PER_BLOCK = 1024
 
 
@@ -38,6 +40,14 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
         z1: the representations of one view, ``(N, D)``, not yet normalised.
         z2: those of the other, in the same order.
 
+    Returns:
+        The mean; NaN if there is NaN or inf in z1 or z2.
+
+    Raises:
+        ValueError: z1 or z2 is not a matrix with at least one row and one column, or their shapes
+            differ.
+        TypeError: z1 or z2 is not a floating-point tensor.
+
     Example:
         >>> import torch
         >>> from mixnoise import metrics
@@ -55,13 +65,21 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> float:
-    """log mean exp(-t |z_i - z_j|^2) over pairs of different rows on the unit sphere.
+    """How evenly rows cover the unit sphere: log mean exp(-t |z_i - z_j|^2) over pairs of them.
 
-    In [-4t, 0]: 0 for a collapsed representation, lower is more even. Memory is linear in N.
+    In [-4t, 0]: 0 for a collapsed representation, lower is more even. A row makes no pair with
+    itself. Memory is linear in N.
 
     Args:
         z: representations, ``(N, D)`` with N >= 2, not yet normalised.
         t: scale of the Gaussian kernel, > 0.
+
+    Returns:
+        The logarithm; NaN if there is NaN or inf in z.
+
+    Raises:
+        ValueError: z is not a matrix with at least two rows and one column, or t is not > 0.
+        TypeError: z is not a floating-point tensor, or t not a number.
 
     Example:
         >>> import torch
@@ -72,7 +90,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
     Source: Wang and Isola, arXiv 2005.10242.
     """
     z = unit_rows(_check("z", z, 2))
-    if not t > 0:
+    if not check_float("t", t, "> 0") > 0:
         raise ValueError(f"t must be > 0, got {t}")
     n, square = z.shape[0], z.square().sum(1)
     rows = []
@@ -94,6 +112,13 @@ def rankme(z: Tensor) -> float:
         z: representations, ``(N, D)``, as they come from the encoder (neither centred nor
             normalised).
 
+    Returns:
+        The effective rank; NaN if there is NaN or inf in z.
+
+    Raises:
+        ValueError: z is not a matrix with at least one row and one column.
+        TypeError: z is not a floating-point tensor.
+
     Example:
         >>> import torch
         >>> from mixnoise import metrics
@@ -102,6 +127,9 @@ def rankme(z: Tensor) -> float:
 
     Source: Garrido et al., RankMe, arXiv 2210.02885, equation 1 with epsilon = 1e-7.
     """
-    singular = torch.linalg.svdvals(_check("z", z, 1).double())
+    z = _check("z", z, 1).double()
+    if not z.isfinite().all():
+        return math.nan  # the singular values of such a matrix do not converge
+    singular = torch.linalg.svdvals(z)
     p = singular / singular.sum().clamp(min=torch.finfo(torch.float64).tiny) + 1e-7
     return torch.exp(-(p * p.log()).sum()).item()

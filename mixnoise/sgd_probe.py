@@ -35,7 +35,7 @@ def sgd_probe(
 ) -> tuple[list[float], int]:
     """Test accuracy for each split, and the number of training labels."""
     accuracies = []
-    # That inference mode is off also means that gradients are on, whatever the caller's mode.
+    # Leaving inference mode also turns gradients on, which the head needs even under no_grad.
     with preserved_random_state(), torch.inference_mode(False), frozen(encoder) as encode:
         for i, (train, test) in enumerate(splits):
             seed_globally(derive_seed(seed, "probe", i))  # loaders draw their order from it

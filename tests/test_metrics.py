@@ -187,6 +187,11 @@ def test_nan_in_means_nan_out():
     z[1050, 1] = torch.nan
     assert math.isnan(metrics.alignment(z, torch.ones(1100, 3)))
     assert math.isnan(metrics.uniformity(z))
+    assert math.isnan(metrics.rankme(z))
+    z[1050, 1] = torch.inf
+    assert math.isnan(metrics.alignment(z, torch.ones(1100, 3)))
+    assert math.isnan(metrics.uniformity(z))
+    assert math.isnan(metrics.rankme(z))
 
 
 def test_metrics_leave_their_input_and_its_gradient_alone():
@@ -211,6 +216,7 @@ def test_rankme_of_zeros_is_finite():
         (lambda: metrics.uniformity(torch.eye(2).long()), TypeError, "z must be .* torch.int64"),
         (lambda: metrics.uniformity(torch.ones(1, 2)), ValueError, r"N >= 2.*got \(1, 2\)"),
         (lambda: metrics.uniformity(torch.eye(2), t=0), ValueError, "t must be > 0, got 0"),
+        (lambda: metrics.uniformity(torch.eye(2), t="2"), TypeError, "t must be > 0, got str '2'"),
         (lambda: metrics.rankme(torch.ones(3)), ValueError, r"shape \(N, D\).*got \(3,\)"),
     ],
 )
