@@ -197,6 +197,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             self.history_, self.n_iter_ = [], 0
         if not hasattr(self, "_optimizer"):
             self._optimizer = make_optimizer("adamw", self.model_, self.learning_rate, 1e-4)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate  # which set_params may have changed
         seed = derive_seed(self._seed, "partial_fit", self.n_iter_)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         generator = torch.Generator().manual_seed(derive_seed(seed, "noise", 0))
@@ -214,7 +216,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def transform(self, X: Any) -> Any:
-        """Features ``(N, n_components)``, float32."""
+        """Features ``(N, n_components)``, float32. Threads may call it at the same time."""
         check_is_fitted(self, "model_")
         x = self._rows(validated(self, X, reset=False, least_rows=1))
         with frozen(self.model_.encoder) as encode:

@@ -365,6 +365,14 @@ def test_numbers_of_numpy_are_saved(tmp_path):
     assert loaded.noise.sigma == 0.25
 
 
+def test_a_learning_rate_set_between_calls_of_partial_fit_counts():
+    encoder = DACLEncoder(**QUICK).partial_fit(X)
+    before = [p.clone() for p in encoder.model_.parameters()]
+    encoder.set_params(learning_rate=1e-12).partial_fit(X)
+    for parameter, value in zip(encoder.model_.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, value, rtol=0, atol=1e-9)
+
+
 def test_what_cannot_be_loaded(tmp_path):
     path = tmp_path / "encoder"
     with pytest.raises(FileNotFoundError, match=r"no such file: '.*encoder'"):
