@@ -26,6 +26,10 @@ _END = object()
 class Batches(Protocol):
     """A number of batches in each epoch."""
 
+    @property
+    def n_rows(self) -> int | None:
+        """How many rows the data have, if that can be told."""
+
     def __len__(self) -> int: ...
 
     def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
@@ -68,6 +72,7 @@ class Rows:
         if device.type == "cuda" and not x.is_cuda:
             fits = x.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
         self.x = x.to(device) if fits else x
+        self.n_rows = order.n_rows
 
     def __len__(self) -> int:
         return self.order.n_batches
@@ -93,6 +98,7 @@ class Samples:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
+        self.n_rows = order.n_rows
 
     def __len__(self) -> int:
         return self.sampler.order.n_batches
@@ -148,6 +154,8 @@ class Loader:
     to epoch and draw random numbers are beyond that. Every process draws the same, since they may
     have to agree on an order before each takes its share.
     """
+
+    n_rows = None
 
     def __init__(self, loader: Any, shared: bool = False) -> None:
         if _length(loader) == 0:

@@ -35,10 +35,11 @@ def open_run(
         )
     if former is not None:
         for key, value in jsonable(config).items():
-            if former.get(key) != value:
+            # What an older version did not write is not known, and nobody can be held to it.
+            if key in former and (different := _difference(former[key], value)):
                 raise ValueError(
                     f"run_dir {str(folder.path)!r} holds another run: its {key} is "
-                    f"{former.get(key)}, this one's {value}"
+                    f"{different[0]}, this one's {different[1]}"
                 )
     elif folder.checkpoints.finished():
         raise ValueError(
@@ -63,6 +64,15 @@ def open_run(
             warn(f"the run began with {'; '.join(changed)}: the last bits may differ")
     accelerator.init_trackers("mixnoise")
     return checkpoint
+
+
+def _difference(former: Any, value: Any) -> tuple[Any, Any] | None:
+    """What the two say differently, of mappings only the keys that both have; None if nothing."""
+    if not (isinstance(former, dict) and isinstance(value, dict)):
+        return None if former == value else (former, value)
+    both = {k: d for k in value if k in former and (d := _difference(former[k], value[k]))}
+    before, now = ({k: d[i] for k, d in both.items()} for i in (0, 1))
+    return (before, now) if both else None
 
 
 def _versions() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mixnoise.accelerator import accelerator_for, shared_loader
 from mixnoise.agreement import Agreement, lost_contact_explained
@@ -213,7 +214,7 @@ def pretrain(
         if lr is None:
             lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
-        noises = [noise.config() for noise in model.noises]
+        noises, temperature = [noise.config() for noise in model.noises], model.loss.temperature
         config = {
             "arguments": {
                 "epochs": epochs,
@@ -226,12 +227,17 @@ def pretrain(
                 "precision": accelerator.mixed_precision,
                 "seed": seed,
                 "patience": patience,
+                # Without patience it decides nothing that a step depends on.
+                "evaluate_every": None if patience is None else evaluate_every,
             },
             "noise": noises[0] if isinstance(model.noise, Noise) else noises,
             "weights": model.weights,
             "steps_per_epoch": len(batches),
             "processes": n_ranks,
             "gather": model.loss.group is not None,
+            # A tensor is in the checkpoints, learned or not; a number is nowhere else.
+            "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
+            "rows": batches.n_rows,
         }
         checkpoint = None
         if folder is not None:

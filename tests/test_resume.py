@@ -14,7 +14,7 @@ import torch
 from children import CHECKPOINT_STEPS, X, make_model
 from torch import nn
 
-from mixnoise import pretrain
+from mixnoise import DACL, get_noise, pretrain
 from mixnoise.checkpoints import Checkpoints, damage
 from mixnoise.loop import Loop
 
@@ -194,6 +194,61 @@ def test_another_machine_is_warned_of(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json"):
         pretrain(make_model(), X, resume=True, **settings)
+
+
+def linear_model(temperature=0.5):
+    torch.manual_seed(0)
+    return DACL(nn.Linear(6, 8), nn.Linear(8, 4), get_noise("linear"), temperature)
+
+
+SHORT = {"epochs": 2, "batch_size": 18, "trackers": (), "progress": False}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (0.5, 0.05, r"its temperature is 0\.5, this one's 0\.05"),
+        (0.5, torch.tensor(0.5), r"its temperature is 0\.5, this one's a tensor"),
+        (nn.Parameter(torch.tensor(0.5)), 0.5, r"its temperature is a tensor, this one's 0\.5"),
+    ],
+)
+def test_another_temperature_is_another_run(then, now, message, tmp_path):
+    pretrain(linear_model(then), X, run_dir=tmp_path, **SHORT)
+    with pytest.raises(ValueError, match=f"holds another run: {message}"):
+        pretrain(linear_model(now), X, run_dir=tmp_path, resume=True, **SHORT)
+    pretrain(linear_model(then), X, run_dir=tmp_path, resume=True, **SHORT)
+
+
+def test_other_numbers_of_rows_are_another_run(tmp_path):
+    """Though they make as many steps."""
+    pretrain(linear_model(), X, run_dir=tmp_path, **SHORT)
+    with pytest.raises(ValueError, match="holds another run: its rows is 90, this one's 89"):
+        pretrain(linear_model(), X[:89], run_dir=tmp_path, resume=True, **SHORT)
+
+
+def test_when_patience_looks_is_part_of_the_run(tmp_path):
+    settings = {**SHORT, "validation": X[:20], "patience": 9, "resume": True}
+    pretrain(linear_model(), X, run_dir=tmp_path / "a", evaluate_every=1, **settings)
+    message = r"its arguments is {'evaluate_every': 1}, this one's {'evaluate_every': 2}"
+    with pytest.raises(ValueError, match=f"holds another run: {message}"):
+        pretrain(linear_model(), X, run_dir=tmp_path / "a", evaluate_every=2, **settings)
+    settings["patience"] = None  # and then nothing depends on it
+    pretrain(linear_model(), X, run_dir=tmp_path / "b", evaluate_every=1, **settings)
+    pretrain(linear_model(), X, run_dir=tmp_path / "b", evaluate_every=2, **settings)
+
+
+def test_a_folder_of_an_older_version_goes_on(tmp_path):
+    """Its config.json says less, and nothing is known of the rest."""
+    settings = {**SHORT, "validation": X[:20], "patience": 9, "run_dir": tmp_path}
+    pretrain(linear_model(), X, **settings)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["temperature"], config["rows"], config["arguments"]["evaluate_every"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pretrain(linear_model(), X, resume=True, **settings)
+    with pytest.raises(
+        ValueError, match=r"arguments is {'patience': 9}, this one's {'patience': 8}"
+    ):
+        pretrain(linear_model(), X, resume=True, **{**settings, "patience": 8})
 
 
 def signalled(forked, folder, steps, group=False, **arguments):
