@@ -143,10 +143,16 @@ def _sha256(file: Path) -> str:
 
 def _write(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
+    tensors = model.state_dict()
+    # Copies, since safetensors refuses views of one buffer, which cuDNN's recurrent layers have.
+    weights = {
+        name: tensors[name].to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, *_ in _tied(tensors).values()
+    }
     try:
-        save_model(model, str(folder / _WEIGHTS))
+        save_file(weights, str(folder / _WEIGHTS))
         with (folder / _STATE).open("wb") as file:
             torch.save(state, file)
     except (SafetensorError, RuntimeError) as error:
@@ -164,9 +170,7 @@ def _write(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
 
 def _first_difference(model: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str | None:
     """The first tensor, in the model's order, that one of them has and the other has not."""
-    tied: dict[Any, list[str]] = {}
-    for name, tensor in model.items():
-        tied.setdefault(_memory(tensor) or name, []).append(name)
+    tied = _tied(model)
     for name, tensor in model.items():
         others = [n for n in tied[_memory(tensor) or name] if n != name and n in saved]
         if name not in saved:
@@ -186,7 +190,17 @@ def _first_difference(model: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
     )
 
 
-def _memory(tensor: Tensor) -> tuple[torch.device, int] | None:
-    """Tied tensors share it; that of an empty one is nobody's."""
-    storage = tensor.untyped_storage()
-    return (tensor.device, storage.data_ptr()) if storage.nbytes() else None
+def _tied(tensors: Mapping[str, Tensor]) -> dict[Any, list[str]]:
+    """Names by the memory that their tensors take; each is in one list."""
+    names: dict[Any, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(_memory(tensor) or name, []).append(name)
+    return names
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...] | None:
+    """Tied tensors share it, different parts of one storage do not; an empty one has none."""
+    if not tensor.numel():
+        return None
+    place = tensor.device, tensor.data_ptr()
+    return (*place, tensor.dtype, tensor.shape, tensor.stride())

@@ -113,7 +113,7 @@ def count_down(n_events):
         ):
             event()
 
-    fsync, save, save_model = os.fsync, torch.save, safetensors.torch.save_model
+    fsync, save, save_file = os.fsync, torch.save, safetensors.torch.save_file
 
     def fsync_or_not(descriptor):
         event()
@@ -135,8 +135,8 @@ def count_down(n_events):
         def flush(self):
             self.file.flush()
 
-    def save_model_torn(model, path):
-        save_model(model, path)
+    def save_file_torn(tensors, path):
+        save_file(tensors, path)
         whole = Path(path).read_bytes()
         os.truncate(path, random.randrange(len(whole)))
         event()
@@ -144,7 +144,7 @@ def count_down(n_events):
 
     os.fsync = fsync_or_not
     torch.save = lambda state, file: save(state, Torn(file) if hasattr(file, "flush") else file)
-    safetensors.torch.save_model = save_model_torn
+    safetensors.torch.save_file = save_file_torn
     sys.addaudithook(audit)
 
 

@@ -11,6 +11,7 @@ import torch
 from children import X, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_model
 from torch import nn
 
 from mixnoise import DACL, get_noise, pretrain
@@ -215,6 +216,97 @@ def test_tied_tensors(tmp_path):
         ValueError, match=r"tensor 'encoder\.last\.weight' is not in the checkpoint"
     ):
         pretrain(untied, X, run_dir=tmp_path, resume=True, **ARGUMENTS)
+
+
+def packed(recurrent):
+    """As cuDNN has it: all weights are views of one flat buffer."""
+    weights = list(recurrent.parameters())
+    buffer = torch.empty(1 + sum(w.numel() for w in weights))  # with something that is nobody's
+    start = 1
+    for weight in weights:
+        part = buffer[start : start + weight.numel()].view_as(weight)
+        start += weight.numel()
+        part.copy_(weight.detach())
+        weight.data = part
+    return recurrent
+
+
+class Sequences(nn.Module):
+    def __init__(self, layers=1):
+        super().__init__()
+        self.recurrent = packed(nn.GRU(6, 8, num_layers=layers, batch_first=True))
+
+    def forward(self, x):
+        return self.recurrent(x[:, None].expand(-1, 3, -1))[1][-1]
+
+
+def test_views_of_one_buffer_are_not_tied(tmp_path):
+    def make(layers=1):
+        torch.manual_seed(0)
+        return DACL(Sequences(layers), nn.Linear(8, 4), get_noise("linear"))
+
+    whole, resumed = make(), make()
+    pretrain(whole, X, run_dir=tmp_path, **ARGUMENTS)
+    assert damage(newest(tmp_path)) is None
+    shutil.rmtree(newest(tmp_path))
+    for parameter in resumed.parameters():
+        nn.init.zeros_(parameter)
+    pretrain(resumed, X, run_dir=tmp_path, resume=True, **ARGUMENTS)
+    assert same(whole.state_dict(), resumed.state_dict())
+    message = r"tensor 'encoder\.recurrent\.weight_ih_l1' is not in the checkpoint"
+    with pytest.raises(ValueError, match=message):
+        pretrain(make(layers=2), X, run_dir=tmp_path, resume=True, **ARGUMENTS)
+
+
+class Overlapping(nn.Module):
+    """A matrix, its transpose, and its first row and column, all of one memory."""
+
+    def __init__(self, value):
+        super().__init__()
+        matrix = torch.full((3, 3), float(value))
+        for name, view in {
+            "matrix": matrix,
+            "transpose": matrix.T,
+            "row": matrix[0],
+            "column": matrix[:, 0],
+            "same": matrix,
+        }.items():
+            self.register_buffer(name, view)
+
+
+def test_what_is_saved_once(tmp_path):
+    model, checkpoints = Overlapping(1), Checkpoints(tmp_path)
+    model.matrix.copy_(torch.arange(9.0).view(3, 3))
+    checkpoints.save(1, model, {})
+    (checkpoint,) = checkpoints.finished()
+    assert load_file(checkpoint / "model.safetensors").keys() == {
+        "matrix",
+        "transpose",
+        "row",
+        "column",
+    }
+    loaded = Overlapping(0)
+    checkpoints.load(checkpoint, loaded)
+    assert same(loaded.state_dict(), model.state_dict())
+
+
+def test_files_that_save_model_wrote_are_loaded(tmp_path):
+    """As earlier versions did; of tied tensors they have the one that comes first by name."""
+
+    class Reversed(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.b = nn.Parameter(torch.full((3, 2), float(value)))
+            self.a = self.b
+
+    model, checkpoints = Reversed(7), Checkpoints(tmp_path)
+    checkpoints.save(1, model, {})
+    (checkpoint,) = checkpoints.finished()
+    save_model(model, str(checkpoint / "model.safetensors"))
+    assert load_file(checkpoint / "model.safetensors").keys() == {"a"}
+    loaded = Reversed(0)
+    checkpoints.load(checkpoint, loaded)
+    assert same(loaded.state_dict(), model.state_dict())
 
 
 class Evil:
