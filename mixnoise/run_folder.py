@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mixnoise.checkpoints import Checkpoints, flush
@@ -61,14 +63,18 @@ class RunFolder:
 
 
 def jsonable(config: dict[str, Any]) -> dict[str, Any]:
-    """The same as JSON gives it back; a tensor becomes a list, what JSON does not know its name."""
+    """The same as JSON gives it back.
+
+    Tensors become lists, functions their names, and whatever else JSON does not know its text.
+    """
     plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
     return plain
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
-    # A function's text has its address, which is another one in every process.
-    name = getattr(value, "__qualname__", None)
-    return str(value) if name is None else f"{value.__module__}.{name}"
+    if name := getattr(value, "__qualname__", None):
+        return f"{value.__module__}.{name}"
+    # Of a partial or a callable object it may have addresses, which differ from process to process.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from children import CHECKPOINT_STEPS, X, make_model
@@ -249,6 +250,56 @@ def test_a_folder_of_an_older_version_goes_on(tmp_path):
         ValueError, match=r"arguments is {'patience': 9}, this one's {'patience': 8}"
     ):
         pretrain(linear_model(), X, resume=True, **{**settings, "patience": 8})
+
+
+def augmentation(kind, p=0.9):
+    """A transform at another address each time, as in another process."""
+
+    def flip(x, p):
+        return torch.where(torch.rand(len(x), 1) < p, x.flip(1), x)
+
+    class Flip:
+        def __call__(self, x):
+            return flip(x, p)
+
+    class Wraps(nn.Module):
+        """Its text has that of what is in it."""
+
+        def forward(self, x):
+            return flip(x, p)
+
+        def extra_repr(self):
+            return f"p={p}, {flip}"
+
+    kinds = {
+        "partial": functools.partial(flip, p=p),
+        "callable object": Flip(),
+        "partial of an object": functools.partial(Flip().__call__),
+        "module": Wraps(),
+    }
+    return DACL(
+        nn.Linear(6, 8), nn.Linear(8, 4), get_noise("augment", transform=kinds[kind])
+    ), kinds
+
+
+@pytest.mark.parametrize("kind", ["partial", "callable object", "partial of an object", "module"])
+def test_addresses_are_not_part_of_the_run(kind, tmp_path):
+    first, kept = augmentation(kind)
+    pretrain(first, X, run_dir=tmp_path, **SHORT)
+    assert "0x" not in json.dumps(json.loads((tmp_path / "config.json").read_text())["noise"])
+    again, _ = augmentation(kind)
+    pretrain(again, X, run_dir=tmp_path, resume=True, **SHORT)
+    assert kept  # or the second one may get its address
+    if kind in ("partial", "module"):
+        other, _ = augmentation(kind, p=0.1)
+        with pytest.raises(ValueError, match=r"holds another run: its noise is .*0\.9.*0\.1"):
+            pretrain(other, X, run_dir=tmp_path, resume=True, **SHORT)
+
+
+def test_numbers_of_numpy_are_numbers_in_the_config(tmp_path):
+    pretrain(linear_model(np.float32(0.5)), X, lr=np.float32(0.25), run_dir=tmp_path, **SHORT)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["temperature"], config["arguments"]["lr"]) == (0.5, 0.25)
 
 
 def signalled(forked, folder, steps, group=False, **arguments):
