@@ -45,7 +45,10 @@ def default_lr(name: str, rows_per_step: int) -> float:
 
 
 def warmup_cosine(step: int, n_steps: int) -> float:
-    """Share of the peak learning rate at a step: linear up over a twentieth, then a cosine to 0."""
+    """Share of the peak learning rate at a step: linear up over a twentieth, then a cosine to 0.
+
+    It stays at 0 in steps after the last, which loaders may have that do not know their length.
+    """
     warmup = max(1, round(_WARMUP_SHARE * n_steps))
-    progress = max(0, step - warmup) / max(1, n_steps - warmup)
+    progress = min(1, max(0, step - warmup) / max(1, n_steps - warmup))
     return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * progress)))

@@ -88,6 +88,11 @@ def test_schedule(n_steps):
         assert rates[-1] < 1e-3
 
 
+def test_more_steps_than_announced():
+    """As of loaders with workers that each round up: nothing is learned from what is too much."""
+    assert [warmup_cosine(step, 100) for step in (100, 101, 195, 295)] == [0.0] * 4
+
+
 def test_default_rates():
     assert default_lr("adamw", 4096) == 1e-3
     assert default_lr("lars", 4096) == pytest.approx(4.8)  # SimCLR, arXiv 2002.05709
