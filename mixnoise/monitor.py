@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from mixnoise import metrics
 from mixnoise.batches import Inputs
 from mixnoise.evaluate import knn_probe
-from mixnoise.features import LabelledData
+from mixnoise.features import LabelledData, features, labelled_sets
 from mixnoise.model import DACL
 from mixnoise.progress import warn
 
@@ -66,5 +68,33 @@ class Monitor:
                 "layers"
             )
         if self.probe is not None:
-            values["knn_accuracy"] = knn_probe(model.encoder, *self.probe).accuracy
+            values["knn_accuracy"] = self.probe_accuracy(model, step)
         return values
+
+    def probe_accuracy(self, model: DACL, step: int) -> float:
+        assert self.probe is not None
+        try:
+            return knn_probe(model.encoder, *self.probe).accuracy
+        except Exception as error:  # it is only looked at, and other processes would wait for this
+            warn(f"the probe failed at step {step}, its accuracy is NaN in the history: {error}")
+            return math.nan
+
+
+def check_probe(probe: Any, encoder: nn.Module) -> None:
+    """Raises now what would be found at the first evaluation only."""
+    if not isinstance(probe, (tuple, list)) or len(probe) != 2:
+        size = f" of {len(probe)}" if isinstance(probe, (tuple, list)) else ""
+        raise TypeError(
+            f"probe must be a pair (train, test) of labelled sets, got {type(probe).__name__}{size}"
+        )
+    train, _, test, *_ = labelled_sets(*probe)
+    for name, x in (("train", train), ("test", test)):
+        bad = x[~x.reshape(len(x), -1).isfinite().all(1)]
+        if len(bad) == 0:
+            continue
+        try:
+            features(encoder, bad)  # which may fill in what is missing
+        except ValueError as error:
+            raise ValueError(
+                f"{name} of probe must have finite rows, got NaN or inf in {len(bad)} of {len(x)}"
+            ) from error

@@ -18,10 +18,10 @@ from mixnoise.accelerator import accelerator_for, shared_loader
 from mixnoise.agreement import Agreement, lost_contact_explained
 from mixnoise.batches import Loader, make_batches
 from mixnoise.collectives import resolve
-from mixnoise.features import LabelledData, labelled_sets
+from mixnoise.features import LabelledData
 from mixnoise.loop import Loop, LossNotFinite
 from mixnoise.model import DACL
-from mixnoise.monitor import Monitor
+from mixnoise.monitor import Monitor, check_probe
 from mixnoise.noises.base import Noise
 from mixnoise.ops import check_choice, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
@@ -132,7 +132,7 @@ def pretrain(
             rows, and the probe), >= 1; default: 20 a run. A representation that has collapsed is
             warned of.
         probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
-            nothing else.
+            nothing else. A probe that fails is warned of, and its accuracy is NaN.
         validation: rows ``(N, *features)`` that are not trained on: their loss, always with the
             same noise, is in the history of every evaluation.
         patience: stop after so many evaluations without a lower loss of ``validation``, >= 1; None
@@ -185,7 +185,7 @@ def pretrain(
         if validation is None:
             raise ValueError("patience needs the rows of validation to look at, got None")
     if probe is not None:
-        labelled_sets(*probe)  # rather now than at the first evaluation
+        check_probe(probe, model.encoder)
     folder = None if run_dir is None else RunFolder(run_dir)
     events = None if folder is None else folder.path / "events"
     with (

@@ -199,6 +199,55 @@ def test_run_folder(tmp_path):
     assert same_state(model, again)
 
 
+def with_nan(x):
+    x = x.clone()
+    x[3, 5] = torch.nan
+    return x
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_a_probe_that_is_not_finite_is_refused_before_training(which, tmp_path):
+    sets = {"train": X[:100], "test": X[100:150]}
+    sets[which] = with_nan(sets[which])
+    probe = [(x, torch.arange(len(x)) % 2) for x in sets.values()]
+    message = rf"{which} of probe must have finite rows, got NaN or inf in 1 of {len(sets[which])}"
+    with pytest.raises(ValueError, match=message):
+        pretrain(small_model(), X, epochs=1, probe=probe, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Imputed(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.nan_to_num())
+
+
+def test_an_encoder_that_takes_missing_values_is_probed_with_them():
+    model = DACL(Imputed(64, 8), nn.Linear(8, 4), get_noise("binary"))
+    labelled = with_nan(X), torch.arange(300) % 2
+    run = pretrain(model, with_nan(X), epochs=1, probe=(labelled, labelled))
+    assert 0 < run.history[0]["knn_accuracy"] <= 1
+
+
+def test_a_probe_that_fails_does_not_end_the_run(tmp_path):
+    """Its rows are much larger than those of the data, and overflow within the encoder."""
+    model = small_model()
+    labelled = torch.full((40, 64), 3e38), torch.arange(40) % 2
+    message = (
+        r"the probe failed at step \d+, its accuracy is NaN in the history: encoder must return"
+    )
+    with pytest.warns(RuntimeWarning, match=message) as w:
+        run = pretrain(
+            model, X, epochs=2, batch_size=60, probe=(labelled, labelled), run_dir=tmp_path
+        )
+    assert {warning.filename for warning in w} == {__file__}
+    assert np.isnan([row["knn_accuracy"] for row in run.history]).all()
+    assert model.training
+    again = pretrain(
+        small_model(), X, epochs=2, batch_size=60, run_dir=tmp_path, resume=True, progress=False
+    )
+    assert again.losses == run.losses
+
+
 def test_tensorboard_events(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -357,6 +406,12 @@ class InterruptedAt(Dataset):
         ({"resume": True, "run_dir": None}, ValueError, "resume needs the run_dir to resume from"),
         ({"trackers": "wandb"}, TypeError, "trackers must be a sequence of names, got the string"),
         ({"probe": ((X, X[:9, 0]), (X, X[:, 0]))}, ValueError, "train must have one label per row"),
+        (
+            {"probe": 5},
+            TypeError,
+            r"probe must be a pair \(train, test\) of labelled sets, got int",
+        ),
+        ({"probe": ((X, X[:, 0]),)}, TypeError, "probe must be a pair .*, got tuple of 1"),
         ({"trackers": ["wandb"]}, ImportError, "tracker 'wandb' needs its package: pip install"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be finite and >= 0, got -1.0"),
     ],
