@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+@contextmanager
+def freed_if_nothing_comes_of_it(folder: RunFolder | None) -> Iterator[None]:
+    """If its run fails before it has left anything, the folder can be that of a corrected one.
+
+    Only a config that this very run wrote is removed: another one may be that of a process which is
+    still in its first epoch.
+    """
+    try:
+        yield
+    except BaseException:
+        if folder is not None and folder.began and folder.came_to_nothing:
+            folder.remove_config()
+        raise
+
+
 def open_run(
     folder: RunFolder,
     config: dict[str, Any],
@@ -27,11 +44,17 @@ def open_run(
 ) -> Path | None:
     """The checkpoint to go on from; the folder of a new run gets its config."""
     former = folder.config()
+    hint = ""
+    if former is not None and folder.came_to_nothing:
+        hint = (
+            "; it has finished no epoch: unless it is still running, remove "
+            f"{folder.path / 'config.json'}"
+        )
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if former is not None and not resume:
         raise ValueError(
             f"run_dir {str(folder.path)!r} already holds a run: go on with resume=True, or name "
-            "another folder"
+            f"another folder{hint}"
         )
     if former is not None:
         for key, value in jsonable(config).items():
@@ -39,7 +62,7 @@ def open_run(
             if key in former and (different := _difference(former[key], value)):
                 raise ValueError(
                     f"run_dir {str(folder.path)!r} holds another run: its {key} is "
-                    f"{different[0]}, this one's {different[1]}"
+                    f"{different[0]}, this one's {different[1]}{hint}"
                 )
     elif folder.checkpoints.finished():
         raise ValueError(

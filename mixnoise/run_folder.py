@@ -22,6 +22,12 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.began = False  # whether the config is that of the run that has this object
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether no run has finished an epoch in it, or left a checkpoint."""
+        return not (self.checkpoints.finished() or (self.path / "metrics.csv").exists())
 
     def config(self) -> dict[str, Any] | None:
         """What an earlier run left, if any did."""
@@ -37,6 +43,12 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._write("config.json", json.dumps(jsonable(config), indent=2) + "\n", flushed=True)
+        self.began = True
+
+    def remove_config(self) -> None:
+        """Frees the folder for another run."""
+        (self.path / "config.json").unlink(missing_ok=True)
+        self.began = False
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """One row an epoch; empty where a value was not taken in that epoch."""

@@ -25,7 +25,7 @@ from mixnoise.monitor import Monitor, check_probe
 from mixnoise.noises.base import Noise
 from mixnoise.ops import check_choice, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
-from mixnoise.resuming import open_run
+from mixnoise.resuming import freed_if_nothing_comes_of_it, open_run
 from mixnoise.run_folder import RunFolder
 from mixnoise.seeding import preserved_random_state
 from mixnoise.termination import deferred_sigterm
@@ -120,7 +120,9 @@ def pretrain(
         seed: an integer.
         num_workers: processes that load a dataset, >= 0.
         run_dir: folder for config.json, metrics.csv, checkpoints, TensorBoard events and, where
-            matplotlib is installed, plots; made if it is missing.
+            matplotlib is installed, plots; made if it is missing. A run that raises before it has
+            finished an epoch or left a checkpoint takes its config.json with it, so that another
+            one can have the folder.
         resume: go on from the newest checkpoint in ``run_dir``, or start if there is none. One
             that is damaged is warned of, and the one before is taken.
         checkpoint_every: epochs between checkpoints, >= 1; default: 20 a run. The last two are
@@ -193,6 +195,7 @@ def pretrain(
         lost_contact_explained(),
         accelerator_for(precision, trackers, events) as accelerator,
         preserved_random_state(),
+        freed_if_nothing_comes_of_it(folder),
     ):
         rank, n_ranks = accelerator.process_index, accelerator.num_processes
         group = resolve("world")

@@ -218,6 +218,8 @@ def faulty(folder, fault):
     elif fault in ("columns", "dtype", "text"):
         change = {"columns": lambda x: x[:, :5], "dtype": torch.Tensor.double, "text": str}
         data = Batches(change[fault] if second else None)
+    if fault == "model":
+        settings = {"run_dir": Path(folder) / "run", "trackers": ()}
     try:
         pretrain(model, data, epochs=3, batch_size=9, progress=False, **settings)
     except BaseException as error:

@@ -230,6 +230,61 @@ def test_parameters_that_are_not_finite(before_step, tmp_path):
     assert names(tmp_path) == ["step-000000005"]
 
 
+class BreaksInTheFirstEpoch(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitems__(self, rows):
+        raise LookupError("the first batch is gone")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("data", [X[:, :5], BreaksInTheFirstEpoch()], ids=["columns", "data"])
+def test_a_folder_of_a_run_that_came_to_nothing_is_free_again(data, resume, tmp_path):
+    with pytest.raises((RuntimeError, LookupError), match=r"cannot be multiplied|is gone"):
+        pretrain(make_model(), data, run_dir=tmp_path, resume=resume, **ARGUMENTS)
+    other, expected = make_model(), make_model()
+    pretrain(other, X, run_dir=tmp_path, resume=resume, **ARGUMENTS | {"batch_size": 30})
+    pretrain(expected, X, **ARGUMENTS | {"batch_size": 30})
+    assert same(other, expected)
+
+
+def test_a_run_that_came_to_something_stays(tmp_path):
+    """Though its only checkpoint has yet to be written: there are metrics of an epoch."""
+    arguments = ARGUMENTS | {"checkpoint_every": 4}
+    with pytest.raises(LookupError):
+        pretrain(make_model(), BreaksInTheSecondEpoch(), run_dir=tmp_path, **arguments)
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(ValueError, match="already holds a run: go on with resume=True"):
+        pretrain(make_model(), X, run_dir=tmp_path, **arguments)
+
+
+def test_a_folder_of_a_run_that_may_still_be_running(tmp_path):
+    """Of another process that is in its first epoch, or was killed there."""
+    seen = []
+
+    class Beside(Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, i):
+            if not seen:
+                for settings in ({}, {"resume": True, "seed": 1}):
+                    with pytest.raises(ValueError, match="holds a") as raised:
+                        pretrain(make_model(), X, run_dir=tmp_path, **ARGUMENTS | settings)
+                    seen.append(str(raised.value))
+            return X[i]
+
+    pretrain(make_model(), Beside(), run_dir=tmp_path, **ARGUMENTS)
+    hint = (
+        f"; it has finished no epoch: unless it is still running, remove {tmp_path / 'config.json'}"
+    )
+    assert [text.endswith(hint) for text in seen] == [True, True]
+    assert "already holds a run: go on with resume=True" in seen[0]
+    assert "holds another run: its arguments is {'seed': 0}" in seen[1]
+    assert len(names(tmp_path)) == 2
+
+
 class Breaks(Dataset):
     def __len__(self):
         return len(X)

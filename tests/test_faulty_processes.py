@@ -54,6 +54,9 @@ def test_both_raise(fault, first, second, forked, tmp_path):
         assert re.match(expected if "\\" in expected else re.escape(expected), found), found
     if fault == "dies":
         assert outputs[1] == ""
+    if fault == "model":  # before anything was saved
+        assert (tmp_path / "run").exists()
+        assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_different_checkpoints(forked, tmp_path):
