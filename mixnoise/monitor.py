@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mixnoise import metrics
 from mixnoise.batches import Inputs
 from mixnoise.evaluate import knn_probe
 from mixnoise.features import LabelledData, features, labelled_sets
+from mixnoise.micro_batches import in_micro_batches
 from mixnoise.model import DACL
 from mixnoise.progress import warn
 
@@ -34,10 +36,12 @@ class Monitor:
     Args:
         one_tensor: whether the encoder takes one tensor of rows, so that some of them are enough.
         probe: labelled (train, test) sets, if there are any.
+        micro_batch: rows that the network takes at a time; None: all.
     """
 
     one_tensor: bool
     probe: tuple[LabelledData, LabelledData] | None
+    micro_batch: int | None = None
     collapse_seen: bool = False
 
     @torch.no_grad()
@@ -46,11 +50,17 @@ class Monitor:
     ) -> dict[str, float]:
         """Values for the history, of a model in evaluation mode."""
         args, kwargs = inputs
+        encoder = _InMicroBatches(model.encoder, self.micro_batch)
         if self.one_tensor:
             args = (args[0][:_ROWS],)
         with autocast:
-            h = model.encoder(*args, **kwargs)[:_ROWS].flatten(1)
-            z1, z2 = model.project(*args, **kwargs, generator=torch.Generator().manual_seed(step))
+            h = encoder(*args, **kwargs)[:_ROWS].flatten(1)
+            z1, z2 = model.project(
+                *args,
+                **kwargs,
+                generator=torch.Generator().manual_seed(step),
+                micro_batch=self.micro_batch,
+            )
         if not h.isfinite().all():
             return {"rankme": math.nan}  # and no reason for a probe
         z1, z2 = z1[:_ROWS], z2[:_ROWS]
@@ -68,16 +78,27 @@ class Monitor:
                 "layers"
             )
         if self.probe is not None:
-            values["knn_accuracy"] = self.probe_accuracy(model, step)
+            values["knn_accuracy"] = self.probe_accuracy(encoder, step)
         return values
 
-    def probe_accuracy(self, model: DACL, step: int) -> float:
+    def probe_accuracy(self, encoder: nn.Module, step: int) -> float:
         assert self.probe is not None
         try:
-            return knn_probe(model.encoder, *self.probe).accuracy
+            return knn_probe(encoder, *self.probe).accuracy
         except Exception as error:  # it is only looked at, and other processes would wait for this
             warn(f"the probe failed at step {step}, its accuracy is NaN in the history: {error}")
             return math.nan
+
+
+class _InMicroBatches(nn.Module):
+    """An encoder that gets so many rows at a time; a module, so that its device can be told."""
+
+    def __init__(self, encoder: nn.Module, size: int | None) -> None:
+        super().__init__()
+        self.encoder, self.size = encoder, size
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return in_micro_batches(partial(self.encoder, **kwargs), inputs, self.size)
 
 
 def check_probe(probe: Any, encoder: nn.Module) -> None:

@@ -111,7 +111,8 @@ def pretrain(
         epochs: passes over the data, >= 1.
         batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.
         micro_batch: rows of both views that the network takes at a time, >= 1, for batches that do
-            not fit into memory; the step is that of the whole batch, see ``DACL.forward``.
+            not fit into memory, also where it is evaluated; the step is that of the whole batch,
+            see ``DACL.forward``.
         optimizer: "adamw", or "lars" for batches of thousands.
         lr: peak learning rate, > 0; default 1e-3 for AdamW, 0.3 for every 256 rows for LARS.
         weight_decay: >= 0, of matrices only, not of vectors such as biases.
@@ -213,7 +214,7 @@ def pretrain(
             batches = shared_loader(accelerator, batches.loader)
         held_out = None
         if validation is not None:
-            held_out = Validation(validation, batch_size, seed, rank, n_ranks)
+            held_out = Validation(validation, batch_size, seed, rank, n_ranks, micro_batch)
         if lr is None:
             lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
@@ -261,7 +262,7 @@ def pretrain(
             checkpoint_every=checkpoint_every,
             checkpoint_steps=checkpoint_steps,
             evaluate_every=evaluate_every,
-            monitor=Monitor(not model.takes_anything, probe),
+            monitor=Monitor(not model.takes_anything, probe, micro_batch),
             validation=held_out,
             patience=patience,
             progress=progress and accelerator.is_main_process,

@@ -20,12 +20,21 @@ class Validation:
     """Held-out rows, in batches as large as those of training, so that losses can be compared.
 
     Every process has its share of the rows, and each batch the same noise at every evaluation.
+    The network takes as many rows at a time as in training.
 
     Raises:
         ValueError: fewer than two rows for each process.
     """
 
-    def __init__(self, x: Any, batch_size: int, seed: int, rank: int, n_ranks: int) -> None:
+    def __init__(
+        self,
+        x: Any,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        n_ranks: int,
+        micro_batch: int | None = None,
+    ) -> None:
         x = as_rows("validation", x)
         if x.ndim == 0 or len(x) < 2 * n_ranks:
             raise ValueError(
@@ -35,6 +44,7 @@ class Validation:
         share = len(x) // n_ranks
         self.x = x[rank * share : (rank + 1) * share]
         self.batch_size, self.seed, self.rank = batch_size, seed, rank
+        self.settings = {} if micro_batch is None else {"micro_batch": micro_batch}
 
     @torch.no_grad()
     def loss(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -44,7 +54,7 @@ class Validation:
             generator = torch.Generator()
             generator.manual_seed(derive_seed(self.seed, f"validation/{self.rank}", i))
             x = batch.to(device, dtype if batch.is_floating_point() else None)
-            losses.append(model(x, generator=generator).float())
+            losses.append(model(x, generator=generator, **self.settings).float())
             weights.append(len(batch))
         share = torch.tensor(weights, device=device, dtype=torch.float32) / sum(weights)
         return (torch.stack(losses) * share).sum()

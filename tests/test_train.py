@@ -367,6 +367,19 @@ def test_micro_batches_take_the_same_steps(tmp_path):
     assert torch.equal(weights(resumed), weights(parts))
 
 
+@pytest.mark.parametrize("noise", ["linear", "hidden"])
+def test_micro_batches_are_those_of_validation_and_evaluation_too(noise):
+    model, rows = small_model(noise), []
+    model.encoder.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    held_out, labelled = X[200:], (X[:90], torch.arange(90) % 2)
+    settings = {"epochs": 1, "batch_size": 100, "validation": held_out, "probe": [labelled] * 2}
+    parts = pretrain(model, X[:200], micro_batch=16, **settings)
+    assert max(rows) == 16
+    whole = pretrain(small_model(noise), X[:200], **settings)
+    values = {k: v for k, v in whole.history[0].items() if k != "seconds"}
+    assert values == pytest.approx({k: parts.history[0][k] for k in values}, rel=1e-4)
+
+
 class InterruptedAt(Dataset):
     """Raises when a batch of that number is loaded."""
 
