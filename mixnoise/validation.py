@@ -60,10 +60,12 @@ class Validation:
         return (torch.stack(losses) * share).sum()
 
     def batches(self) -> Iterator[Tensor]:
-        """A last one of less than half the size has an easier task and is left out."""
-        for batch in self.x.split(self.batch_size):
-            if len(batch) > self.batch_size // 2 or len(self.x) < self.batch_size:
-                yield batch
+        """A last one of less than half the size has an easier task and is left out.
+
+        So is a single row, which has no partner; a set smaller than a batch is one batch.
+        """
+        least = min(len(self.x), max(2, math.ceil(self.batch_size / 2)))
+        yield from (batch for batch in self.x.split(self.batch_size) if len(batch) >= least)
 
 
 def no_longer_improves(history: Sequence[Mapping[str, float]], patience: int) -> bool:

@@ -33,6 +33,23 @@ def test_it_is_the_loss_of_the_model_in_evaluation_mode_with_fixed_noise():
     assert not loss.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "size", "sizes"),
+    [
+        (150, 100, [100, 50]),  # exactly half stays
+        (149, 100, [100]),
+        (13, 5, [5, 5, 3]),
+        (12, 5, [5, 5]),
+        (5, 2, [2, 2]),  # a single row has no partner
+        (2, 2, [2]),
+        (3, 9, [3]),
+    ],
+)
+def test_which_last_batches_are_left_out(n_rows, size, sizes):
+    held_out = Validation(X[:n_rows], size, seed=0, rank=0, n_ranks=1)
+    assert [len(batch) for batch in held_out.batches()] == sizes
+
+
 def test_small_sets_are_one_batch_and_uneven_ones_are_weighted():
     held_out = Validation(X[:30], 50, seed=0, rank=0, n_ranks=1)
     assert [len(batch) for batch in held_out.batches()] == [30]
