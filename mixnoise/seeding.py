@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,12 +38,32 @@ def seed_globally(seed: int) -> None:
 def preserved_random_state() -> Iterator[None]:
     """Restores the global random states of torch, numpy and random on the way out."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - as above
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    restore_accelerator = _accelerator_state()
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])  # noqa: NPY002 - as above
         random.setstate(states[2])
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
+        restore_accelerator()
+
+
+def _accelerator_state() -> Callable[[], None]:
+    """A function that restores the random state that the accelerator has now, if it is in use.
+
+    One that is not must not be asked: starting it takes seconds, and is an error in a process that
+    was forked from one that uses it.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    device: Any = None if accelerator is None else torch.get_device_module(accelerator)
+    if device is None:
+        in_use = False
+    elif hasattr(device, "is_initialized"):
+        in_use = device.is_initialized()
+    else:  # MPS
+        in_use = not device._is_in_bad_fork()
+    if not in_use:
+        return lambda: None
+    if hasattr(device, "get_rng_state_all"):
+        return partial(device.set_rng_state_all, device.get_rng_state_all())
+    return partial(device.set_rng_state, device.get_rng_state())

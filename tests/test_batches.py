@@ -192,6 +192,37 @@ def test_seeding_is_that_of_torch():
         assert torch.equal(torch.get_rng_state(), expected)
 
 
+class FakeAccelerator:
+    """torch.mps or torch.xpu, as far as random states go."""
+
+    def __init__(self, kind, usable):
+        self.state, self.usable = "before", usable
+        if kind == "xpu":
+            self.is_initialized = lambda: usable
+            self.get_rng_state_all, self.set_rng_state_all = self.get, self.set
+        else:
+            self._is_in_bad_fork = lambda: not usable
+            self.get_rng_state, self.set_rng_state = self.get, self.set
+
+    def get(self):
+        assert self.usable, "asked in a worker, or before anything runs there"
+        return self.state
+
+    def set(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize("usable", [True, False])
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_the_random_state_of_an_accelerator_is_kept(kind, usable, monkeypatch):
+    fake = FakeAccelerator(kind, usable)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+    with preserved_random_state():
+        fake.state = "seeded"
+    assert fake.state == ("before" if usable else "seeded")
+
+
 def test_what_the_model_gets():
     x, y = torch.zeros(2, 3), torch.zeros(2)
     assert model_inputs((x, y), takes_anything=False) == ((x,), {})
