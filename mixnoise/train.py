@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ from mixnoise.loop import Loop, LossNotFinite
 from mixnoise.model import DACL
 from mixnoise.monitor import Monitor, check_probe
 from mixnoise.noises.base import Noise
-from mixnoise.ops import check_choice, check_integer
+from mixnoise.ops import check_choice, check_float, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
 from mixnoise.resuming import freed_if_nothing_comes_of_it, open_run
 from mixnoise.run_folder import RunFolder
@@ -169,7 +170,16 @@ def pretrain(
         >>> len(run.losses)
         2
     """
-    _check(model, optimizer, lr, weight_decay, clip_norm, precision, seed, trackers)
+    epochs, batch_size, seed, num_workers = map(
+        _as_integer, (epochs, batch_size, seed, num_workers)
+    )
+    micro_batch, patience = _as_integer(micro_batch), _as_integer(patience)
+    checkpoint_every, checkpoint_steps = (
+        _as_integer(checkpoint_every),
+        _as_integer(checkpoint_steps),
+    )
+    evaluate_every = _as_integer(evaluate_every)
+    _check(model, optimizer, lr, weight_decay, clip_norm, precision, seed, run_dir, trackers)
     check_integer("epochs", epochs, 1)
     every = max(1, epochs // _TIMES_A_RUN)
     checkpoint_every = every if checkpoint_every is None else checkpoint_every
@@ -273,6 +283,16 @@ def pretrain(
     return Run(loop.history, None if folder is None else folder.path)
 
 
+def _as_integer(value: Any) -> Any:
+    """NumPy's integers and the like as int; what is none stays as it is, to be refused."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
 def _check(
     model: DACL,
     optimizer: str,
@@ -281,6 +301,7 @@ def _check(
     clip_norm: float | None,
     precision: str | None,
     seed: int,
+    run_dir: str | os.PathLike[str] | None,
     trackers: Sequence[str],
 ) -> None:
     if not isinstance(model, DACL):
@@ -289,11 +310,15 @@ def _check(
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
     for name, number in (("lr", lr), ("clip_norm", clip_norm)):
-        if number is not None and not 0 < number < math.inf:
+        if number is not None and not 0 < check_float(name, number, "finite and > 0") < math.inf:
             raise ValueError(f"{name} must be finite and > 0, got {number}")
-    if not 0 <= weight_decay < math.inf:
+    if not 0 <= check_float("weight_decay", weight_decay, "finite and >= 0") < math.inf:
         raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer, got {seed!r}")
+    if run_dir is not None and not isinstance(run_dir, (str, os.PathLike)):
+        raise TypeError(f"run_dir must be a path, got {type(run_dir).__name__}")
+    if run_dir == "":
+        raise ValueError("run_dir must name a folder, got ''; '.' is the current one")
     if isinstance(trackers, str):
         raise TypeError(f"trackers must be a sequence of names, got the string {trackers!r}")

@@ -380,6 +380,18 @@ def test_micro_batches_are_those_of_validation_and_evaluation_too(noise):
     assert values == pytest.approx({k: parts.history[0][k] for k in values}, rel=1e-4)
 
 
+def test_integers_of_numpy_are_integers(tmp_path):
+    settings = {"epochs": 2, "batch_size": 64, "seed": 7, "micro_batch": 32, "num_workers": 0}
+    settings |= {"checkpoint_every": 1, "checkpoint_steps": 2, "evaluate_every": 1, "patience": 5}
+    models = small_model(), small_model()
+    for model, kind in zip(models, (int, np.int64), strict=True):
+        arguments = {name: kind(number) for name, number in settings.items()}
+        pretrain(model, X, validation=X[:50], run_dir=tmp_path, resume=kind is not int, **arguments)
+    assert same_state(*models)
+    arguments = json.loads((tmp_path / "config.json").read_text())["arguments"]
+    assert type(arguments["seed"]) is int
+
+
 class InterruptedAt(Dataset):
     """Raises when a batch of that number is loaded."""
 
@@ -412,7 +424,16 @@ class InterruptedAt(Dataset):
         ({"lr": float("nan")}, ValueError, "lr must be finite and > 0, got nan"),
         ({"clip_norm": 0.0}, ValueError, "clip_norm must be finite and > 0, got 0.0"),
         ({"precision": "int8"}, ValueError, "precision must be one of no, fp16, bf16, got 'int8'"),
+        ({"clip_norm": "a"}, TypeError, "clip_norm must be finite and > 0, got str 'a'"),
+        ({"lr": "a"}, TypeError, "lr must be finite and > 0, got str 'a'"),
+        ({"weight_decay": "a"}, TypeError, "weight_decay must be finite and >= 0, got str 'a'"),
+        ({"run_dir": ""}, ValueError, "run_dir must name a folder, got ''; '.' is the current one"),
+        ({"run_dir": 5}, TypeError, "run_dir must be a path, got int"),
         ({"seed": 1.5}, TypeError, "seed must be an integer, got 1.5"),
+        ({"seed": True}, TypeError, "seed must be an integer, got True"),
+        ({"epochs": True}, ValueError, "epochs must be an integer >= 1, got True"),
+        ({"seed": np.float64(1)}, TypeError, r"seed must be an integer, got np\.float64\(1\.0\)"),
+        ({"seed": None}, TypeError, "seed must be an integer, got None"),
         ({"num_workers": -1}, ValueError, "num_workers must be an integer >= 0, got -1"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer >= 1, got 0"),
         ({"evaluate_every": 0}, ValueError, "evaluate_every must be an integer >= 1, got 0"),
