@@ -33,7 +33,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
     def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
-        """Those of one epoch, in the order that the seed decides; not the first ``start`` ones.
+        """The batches of one epoch from number ``start`` on, in the order that the seed decides.
 
         The number of the epoch is for loaders that want to be told.
         """
@@ -127,7 +127,7 @@ class _SeededSampler(Sampler[list[tuple[int, int]]]):
 
 
 class _SeededItems(Dataset[Any]):
-    """A batch at a time, each from a random state of its own: it matters not which worker makes it.
+    """A dataset that seeds itself for each batch, so that it matters not which worker loads it.
 
     By batch and not by item, since seeding takes longer than taking an item often does.
     """
@@ -146,7 +146,7 @@ class _SeededItems(Dataset[Any]):
 
 
 class Loader:
-    """Somebody's loader as it is, but for what it may draw from.
+    """The caller's own loader, whose random numbers are seeded and which is not changed otherwise.
 
     Before each batch the global random states are set to what the seed and the batch's number say,
     and before the first one the loader's own generators. So the batches before ``start`` are drawn
@@ -190,7 +190,7 @@ class Loader:
 
 
 def _generators(loader: Any) -> Iterator[torch.Generator]:
-    """Those of a loader and of its samplers."""
+    """The generators of a loader and of its samplers."""
     for name in ("generator", "sampler", "batch_sampler"):
         part = getattr(loader, name, None)
         if isinstance(part, torch.Generator):
@@ -200,7 +200,7 @@ def _generators(loader: Any) -> Iterator[torch.Generator]:
 
 
 def _n_rows(batch: Any) -> int | None:
-    """Samples in a batch, if that can be told."""
+    """How many samples a batch has, if that can be told."""
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), None)
     elif isinstance(batch, (tuple, list)) and batch:
@@ -220,7 +220,7 @@ def make_batches(
     rank: int,
     n_ranks: int,
 ) -> Batches:
-    """Batches of whatever the user has; floating-point arrays become ``dtype``."""
+    """Makes batches of whatever the user has; floating-point arrays become ``dtype``."""
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
         x = as_rows("data", data)
         if x.ndim == 0 or x.shape[0] < 2:

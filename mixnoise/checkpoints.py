@@ -30,17 +30,17 @@ class Checkpoints:
         self.path = path
 
     def finished(self, up_to: int | None = None) -> list[Path]:
-        """Those of steps up to a given one, whole or damaged since, the oldest first."""
+        """The checkpoints of steps up to a given one, whole or damaged since, the oldest first."""
         found = sorted(p for p in self.path.glob("step-*") if p.suffix != ".part")
         return [p for p in found if up_to is None or p.name <= _name(up_to)]
 
     def newest(self, up_to: int | None = None) -> Path | None:
-        """The newest whole one."""
+        """The newest checkpoint that is whole."""
         whole = (c for c in reversed(self.finished(up_to)) if damage(c) is None)
         return next(whole, None)
 
     def to_resume(self) -> tuple[Path | None, list[str]]:
-        """The newest whole one, and what is wrong with newer ones.
+        """The newest checkpoint that is whole, and what is wrong with newer ones.
 
         Raises:
             ValueError: there are some, but none is whole.
@@ -59,12 +59,12 @@ class Checkpoints:
         return None, wrong
 
     def remove_unfinished(self) -> None:
-        """What a run left that was killed while it was writing."""
+        """Removes what a run left that was killed while it was writing."""
         for folder in self.path.glob("step-*.part"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def save(self, step: int, model: nn.Module, state: dict[str, Any]) -> None:
-        """Write one, and remove all but the last two. A whole one of that step stays as it is.
+        """Writes a checkpoint and removes all but the last two; a whole one of that step stays.
 
         Raises:
             OSError: it could not be written; nothing of it is left, and the others are.
@@ -87,7 +87,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, checkpoint: Path, model: nn.Module) -> dict[str, Any]:
-        """Weights into the model; returns the trainer's state.
+        """Loads the weights into the model and returns the trainer's state.
 
         Raises:
             ValueError: the model is another one; it is left as it was.
@@ -105,7 +105,7 @@ class Checkpoints:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Which of its files is not as it was written, and why; None if all are."""
+    """Which file of a checkpoint is not as it was written, and why; None if all are."""
     try:
         expected = json.loads((checkpoint / _SUMS).read_bytes())
         found = {name: _sha256(checkpoint / name) for name in (_WEIGHTS, _STATE)}
@@ -122,7 +122,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def flush(path: Path) -> None:
-    """A file, or the names in a folder, to the disk."""
+    """Forces a file, or the names in a folder, onto the disk."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return  # Windows
     descriptor = os.open(path, os.O_RDONLY)

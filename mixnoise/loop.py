@@ -81,10 +81,11 @@ class Loop:
     def __post_init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.step = self.saved_step = 0
-        # Of the epoch so far: means over all processes, and this one's own since the last look.
+        # The epoch's losses so far: means over all processes, and this one's own since they were
+        # last checked.
         self.losses = torch.empty(0)
-        self.unseen = torch.empty(_LOSSES_AT_FIRST, device=self.accelerator.device)
-        self.n_unseen = 0
+        self.unchecked = torch.empty(_LOSSES_AT_FIRST, device=self.accelerator.device)
+        self.n_unchecked = 0
         self.stop = False  # what all processes have agreed on
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
         self.takes_anything = self.model.takes_anything
@@ -120,7 +121,7 @@ class Loop:
         if self.stop:
             self.termination.requested = True  # also where another process was told
         if self.folder is not None and self.is_main:
-            self.say_goodbye(self.folder)
+            self.report_end(self.folder)
 
     @property
     def complete(self) -> bool:
@@ -130,7 +131,7 @@ class Loop:
         return len(self.history) == self.epochs
 
     def train_epoch(self, module: Any, optimizer: Any, progress: Progress) -> Inputs | None:
-        """The inputs of the epoch's last step; None if the run stops before it."""
+        """Takes an epoch's steps; returns the inputs of the last, None if the run stops before."""
         self.model.train()
         number, done = len(self.history), len(self.losses)
         # The last batch before the checkpoint is loaded again: it is what is evaluated if no other
@@ -140,8 +141,8 @@ class Loop:
         for batch in itertools.count(start):
             where = f"batch {batch + 1} of epoch {number + 1}, step {self.step}"
             following, ended, error = self.next_inputs(batches, where)
-            if not ended and (self.stop or self.due()):
-                self.look()
+            if not ended and (self.stop or self.checkpoint_is_due()):
+                self.check_finite()
                 self.save(optimizer)
             if error is not None:
                 raise error
@@ -161,7 +162,7 @@ class Loop:
     def next_inputs(
         self, batches: Iterator[Any], where: str
     ) -> tuple[Inputs | None, bool, Exception | None]:
-        """The next batch; whether there was none; an error that is to be raised."""
+        """Loads the next batch; returns it, whether there was none, and an error to be raised."""
         from accelerate.utils import send_to_device
 
         inputs, ended, error = None, False, None
@@ -207,37 +208,40 @@ class Loop:
             accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        self.keep_in_mind(loss)
+        self.record_loss(loss)
         self.step += 1
 
-    def keep_in_mind(self, loss: Tensor) -> None:
-        """For the next look. In one tensor, since a small one for each step would stay between the
-        large ones that come and go, and the process would grow with every step."""
-        if self.n_unseen == len(self.unseen):
-            self.unseen = torch.cat((self.unseen, torch.empty_like(self.unseen)))
-        self.unseen[self.n_unseen] = loss.detach()
-        self.n_unseen += 1
+    def record_loss(self, loss: Tensor) -> None:
+        """Keeps a loss on the device until ``check_finite`` looks at it.
 
-    def look(self) -> None:
-        """Whether the losses since the last look, and the parameters that they led to, are finite.
+        All are in one tensor, since a small one for each step would stay between the large ones
+        that come and go, and the process would grow with every step.
+        """
+        if self.n_unchecked == len(self.unchecked):
+            self.unchecked = torch.cat((self.unchecked, torch.empty_like(self.unchecked)))
+        self.unchecked[self.n_unchecked] = loss.detach()
+        self.n_unchecked += 1
 
-        Over all processes, so that all of them stop where one has something that is not. Before
-        every checkpoint, so that none is bad, but not at every step, for which the device would
-        have to be waited for.
+    def check_finite(self) -> None:
+        """Raises if a loss since the last check, or a parameter that they led to, is not finite.
+
+        The losses are averaged over all processes, so that all of them stop where one has something
+        that is not, and are then the epoch's. That happens before every checkpoint, so that none is
+        bad, but not at every step, for which the device would have to be waited for.
         """
         sound = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
-        unseen = self.unseen[: self.n_unseen]
-        values = torch.cat((unseen, torch.where(sound, 0.0, math.nan).to(unseen)[None]))
+        unchecked = self.unchecked[: self.n_unchecked]
+        values = torch.cat((unchecked, torch.where(sound, 0.0, math.nan).to(unchecked)[None]))
         values = self.accelerator.reduce(values, "mean").cpu()
         if not values.isfinite().all():
             bad = int((~values.isfinite()).nonzero()[0])
-            if bad < len(unseen):
-                others = self.agreement is not None and unseen[bad].isfinite()
+            if bad < len(unchecked):
+                others = self.agreement is not None and unchecked[bad].isfinite()
                 whose = "the loss of another process" if others else "the loss"
                 what = f"{whose} became {values[bad].item()}"
             else:  # after the last step, or the next loss would have told
                 what, bad = "a parameter became NaN or infinite", bad - 1
-            step = self.step - len(unseen) + bad
+            step = self.step - len(unchecked) + bad
             indices = self.batches.rows(self.epoch_seed(), len(self.losses) + bad)
             rows = ""
             if indices is not None:
@@ -247,10 +251,10 @@ class Loop:
             message = f"{what} at step {step}{rows}{self.newest_checkpoint()}"
             raise LossNotFinite(message, step, indices)
         self.losses = torch.cat((self.losses, values[:-1]))
-        self.n_unseen = 0
+        self.n_unchecked = 0
 
     def finish_epoch(self, optimizer: Any, inputs: Inputs, progress: Progress) -> None:
-        self.look()
+        self.check_finite()
         number = len(self.history) + 1
         evaluated = number == self.epochs or number % self.evaluate_every == 0
         row = {
@@ -276,11 +280,11 @@ class Loop:
                 self.folder.write_metrics(self.history)
             except OSError as error:
                 warn(f"metrics.csv could not be written, training goes on: {error}")
-        if last or number % self.checkpoint_every == 0 or self.stop or self.due():
+        if last or number % self.checkpoint_every == 0 or self.stop or self.checkpoint_is_due():
             self.save(optimizer, last)
 
     def validate(self) -> dict[str, float]:
-        """The mean over all processes, so that all of them stop, or none."""
+        """The loss is the mean over all processes, so that all of them stop by it, or none."""
         if self.validation is None:
             return {}
         dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
@@ -291,8 +295,8 @@ class Loop:
     def epoch_seed(self) -> int:
         return derive_seed(self.seed, "epoch", len(self.history))
 
-    def due(self) -> bool:
-        """Whether a checkpoint is, by the number of steps."""
+    def checkpoint_is_due(self) -> bool:
+        """Whether ``checkpoint_steps`` asks for a checkpoint after this step."""
         every = self.checkpoint_steps
         return every is not None and self.step % every == 0 and self.step != self.saved_step
 
@@ -331,7 +335,7 @@ class Loop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def newest_checkpoint(self) -> str:
-        """A clause for messages."""
+        """A clause for messages that names the checkpoint to go on from."""
         if self.folder is None:
             return ""
         checkpoint = self.folder.checkpoints.newest(self.step)
@@ -339,8 +343,8 @@ class Loop:
             return "; there is no checkpoint yet"
         return f"; the newest good checkpoint is {str(checkpoint)!r}"
 
-    def say_goodbye(self, folder: RunFolder) -> None:
-        """A picture of the whole run, or where to go on with half of one."""
+    def report_end(self, folder: RunFolder) -> None:
+        """Draws the picture of a whole run, or says where to go on with half of one."""
         if not self.complete:
             steps = f"{self.step} of {self.epochs * len(self.batches)} steps"
             text = f"SIGTERM: stopped after {steps}{self.newest_checkpoint()}, resume=True goes on"

@@ -48,7 +48,7 @@ class Monitor:
     def evaluate(
         self, model: DACL, inputs: Inputs, step: int, autocast: AbstractContextManager[None]
     ) -> dict[str, float]:
-        """Values for the history, of a model in evaluation mode."""
+        """The values that the history gets of a model in evaluation mode."""
         args, kwargs = inputs
         encoder = _InMicroBatches(model.encoder, self.micro_batch)
         if self.one_tensor:
@@ -102,7 +102,7 @@ class _InMicroBatches(nn.Module):
 
 
 def check_probe(probe: Any, encoder: nn.Module) -> None:
-    """Raises now what would be found at the first evaluation only."""
+    """Raises if the probe breaks a rule, which else the first evaluation would find."""
     if not isinstance(probe, (tuple, list)) or len(probe) != 2:
         size = f" of {len(probe)}" if isinstance(probe, (tuple, list)) else ""
         raise TypeError(

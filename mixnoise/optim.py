@@ -15,7 +15,7 @@ _WARMUP_SHARE = 0.05
 def make_optimizer(
     name: str, model: nn.Module, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, or LARS with momentum 0.9 (You et al., arXiv 1708.03888).
+    """Makes AdamW, or LARS with momentum 0.9 (You et al., arXiv 1708.03888).
 
     Vectors and scalars (biases, scales of normalisation, a learned temperature) are not decayed,
     and LARS does not adapt their rate either.
@@ -40,14 +40,17 @@ def make_optimizer(
 
 
 def default_lr(name: str, rows_per_step: int) -> float:
-    """1e-3 for AdamW; for LARS 0.3 for every 256 rows, as in SimCLR (arXiv 2002.05709)."""
+    """The peak rate where none is given.
+
+    1e-3 for AdamW; for LARS 0.3 for every 256 rows, as in SimCLR (arXiv 2002.05709).
+    """
     return 1e-3 if name == "adamw" else 0.3 * rows_per_step / 256
 
 
 def warmup_cosine(step: int, n_steps: int) -> float:
-    """Share of the peak learning rate at a step: linear up over a twentieth, then a cosine to 0.
+    """The share of the peak rate at a step: linear up over a twentieth, then a cosine to 0.
 
-    It stays at 0 in steps after the last, which loaders may have that do not know their length.
+    It stays at 0 after the last step, since a loader may yield more batches than it has announced.
     """
     warmup = max(1, round(_WARMUP_SHARE * n_steps))
     progress = min(1, max(0, step - warmup) / max(1, n_steps - warmup))

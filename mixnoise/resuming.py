@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def freed_if_nothing_comes_of_it(folder: RunFolder | None) -> Iterator[None]:
-    """If its run fails before it has left anything, the folder can be that of a corrected one.
+    """Makes the folder usable for a corrected run if its own fails before it has left anything.
 
     Only a config that this very run wrote is removed: another one may be that of a process which is
     still in its first epoch.
@@ -42,7 +42,7 @@ def open_run(
     agreement: Agreement | None,
     model: DACL,
 ) -> Path | None:
-    """The checkpoint to go on from; the folder of a new run gets its config."""
+    """Returns the checkpoint to go on from, if any; writes the config of a new run."""
     former = folder.config()
     hint = ""
     if former is not None and folder.came_to_nothing:
@@ -90,7 +90,7 @@ def open_run(
 
 
 def _difference(former: Any, value: Any) -> tuple[Any, Any] | None:
-    """What the two say differently, of mappings only the keys that both have; None if nothing."""
+    """How two values of configs differ, mappings only in keys that both have; None: they do not."""
     if not (isinstance(former, dict) and isinstance(value, dict)):
         return None if former == value else (former, value)
     both = {k: d for k in value if k in former and (d := _difference(former[k], value[k]))}
@@ -99,7 +99,7 @@ def _difference(former: Any, value: Any) -> tuple[Any, Any] | None:
 
 
 def _versions() -> dict[str, Any]:
-    """What else decides the last bit."""
+    """The versions and settings that decide the last bits."""
     from mixnoise import __version__
 
     return {

@@ -17,7 +17,7 @@ from mixnoise.checkpoints import Checkpoints, flush
 
 
 class RunFolder:
-    """Writes everything beside its place and renames it."""
+    """A run's folder: everything is written beside its place and renamed."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -30,7 +30,7 @@ class RunFolder:
         return not (self.checkpoints.finished() or (self.path / "metrics.csv").exists())
 
     def config(self) -> dict[str, Any] | None:
-        """What an earlier run left, if any did."""
+        """The config that an earlier run left, if any did."""
         file = self.path / "config.json"
         if not file.is_file():
             return None
@@ -51,7 +51,7 @@ class RunFolder:
         self.began = False
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
-        """One row an epoch; empty where a value was not taken in that epoch."""
+        """Writes one row an epoch; empty where a value was not taken in that epoch."""
         columns = list(dict.fromkeys(key for row in history for key in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")

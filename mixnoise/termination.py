@@ -19,7 +19,7 @@ class Termination:
 
 @contextmanager
 def deferred_sigterm(wanted: bool) -> Iterator[Termination]:
-    """Keeps SIGTERM until the end, and then gives it to whoever would have had it.
+    """Notes SIGTERM while the block runs, and raises it again afterwards for the handler before.
 
     Nothing is changed unless it is wanted, in the main thread, and the signal is not ignored.
     """
@@ -51,4 +51,4 @@ def deferred_sigterm(wanted: bool) -> Iterator[Termination]:
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
-    """Not SIG_IGN, with which the status of a child that has ended would be lost."""
+    """A handler that does nothing: with SIG_IGN the status of a child that ended would be lost."""

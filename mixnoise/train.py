@@ -58,7 +58,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Up to the end of the last epoch, those before an interruption included."""
+        """Seconds up to the end of the last epoch, those before an interruption included."""
         return self.history[-1]["seconds"]
 
 

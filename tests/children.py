@@ -58,7 +58,7 @@ def make_data(kind):
     return DataLoader(Noisy(), 18, shuffle=True, generator=torch.Generator().manual_seed(3))
 
 
-def say_goodbye(self, folder, whole=Loop.say_goodbye):
+def report_end(self, folder, whole=Loop.report_end):
     """Without the picture, which takes longer than the run."""
     if not self.complete:
         whole(self, folder)
@@ -79,7 +79,7 @@ def train(folder, data="rows", epochs=20, num_workers=0, kill_at=None, slow=0.0,
         signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
     os.write(log, b"start\n")
     Loop.take_step = take_step
-    Loop.say_goodbye = say_goodbye
+    Loop.report_end = report_end
     if kill_at is not None:
         count_down(kill_at)
     model = make_model()
