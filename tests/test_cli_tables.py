@@ -146,6 +146,23 @@ def test_rows_without_a_label_are_not_probed(folder):
     assert "20 rows without a label are left out" in found.stdout
 
 
+def test_a_label_that_was_learned_from_is_not_probed(table, folder):
+    run("pretrain", "trees.csv", *QUICK)
+    said = fails("probe", "trees.csv", "--label", "class", "--run", "runs/trees")
+    assert "--label: 'class' was among the columns that were learned from" in said
+    assert "pre-train with --label class" in said
+    # A label that was left out by another option is none that was learned from.
+    run("pretrain", "trees.csv", *QUICK, "--leave", "class", "--run", "left")
+    probed = ("probe", "trees.csv", "--run", "left", "--splits", "1", "--label")
+    assert "Network after training" in run(*probed, "class").stdout
+    assert "'color' was among the columns" in fails(*probed, "color")
+    # And in a matrix.
+    rng = np.random.default_rng(0)
+    np.savez(folder / "m.npz", X=rng.integers(2, size=(100, 4)), y=rng.integers(2, size=100))
+    run("pretrain", "m.npz", "--label", "y", *QUICK)
+    assert "'x3' was among" in fails("probe", "m.npz", "--label", "x3", "--run", "runs/m")
+
+
 def test_codes_of_categories(folder):
     lines = ["code,size", *(f"{i % 4},{i}" for i in range(60))]
     (folder / "t.csv").write_text("\n".join(lines))

@@ -179,6 +179,11 @@ def probe(
     encoder, described = _load(run)
     table = read_table(file)
     table.check_names("--label", [label])
+    if label not in _unused(table, encoder, described):
+        raise ValueError(
+            f"--label: {label!r} was among the columns that were learned from, so that features "
+            f"know it; pre-train with --label {label}"
+        )
     X = _inputs(table, encoder, described)
     y = np.asarray(table.values(label))
     known = np.array([value is not None and value == value for value in y.tolist()])
@@ -248,14 +253,22 @@ def _load(run: Path) -> tuple[DACLEncoder, dict[str, Any]]:
     return DACLEncoder.load(run / ENCODER), described
 
 
+def _unused(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -> list[str]:
+    """The columns that the encoder was not trained with."""
+    used = getattr(encoder, "feature_names_in_", None)
+    if used is None:  # a matrix
+        return [n for n in table.names if n in described["left_out"] or n in table.beside]
+    return [n for n in table.names if n not in set(used)]
+
+
 def _inputs(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -> Any:
     """The columns that the encoder was trained with, in their order."""
     names = getattr(encoder, "feature_names_in_", None)
+    X = table.without(_unused(table, encoder, described))
     if names is None:
-        return table.without([n for n in described["left_out"] if n in table.names])
-    for name in names:
-        table.check_names("columns of the run", [name])
-    return table.without([n for n in table.names if n not in set(names)]).select(list(names))
+        return X
+    table.check_names("columns of the run", names)
+    return X.select(list(names))
 
 
 def _show(columns: Columns | None, names: list[str]) -> None:

@@ -42,6 +42,11 @@ class TableFile:
         return [*matrix, *self.columns]
 
     @property
+    def beside(self) -> list[str]:
+        """Arrays of one value a row beside a matrix, as labels are."""
+        return [] if self.matrix is None else list(self.columns)
+
+    @property
     def n_rows(self) -> int:
         if self.matrix is not None:
             return len(self.matrix)
