@@ -68,6 +68,16 @@ def test_files_that_are_not_there(tmp_path):
         read_table(tmp_path)
 
 
+def test_two_columns_of_one_name_are_refused_in_binary_files(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1, 2]), pa.array([3, 4])], names=["a", "a"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    feather.write_feather(table, tmp_path / "t.feather")
+    np.savez(tmp_path / "t.npz", x=np.ones((2, 3)), x1=np.ones(2))
+    for name, twice in (("t.parquet", "a"), ("t.feather", "a"), ("t.npz", "x1")):
+        with pytest.raises(ValueError, match=rf"{name}: two columns are called '{twice}'"):
+            read_table(tmp_path / name)
+
+
 @pytest.mark.parametrize("cut", [10, 300])
 def test_truncated_binary_files(tmp_path, cut):
     table = pa.table({"a": np.arange(100.0)})

@@ -178,9 +178,7 @@ def _read_text(path: Path, separator: str) -> TableFile:
     names = [name.strip().strip('"') for name in first]
     if not has_names:
         names = [f"x{i}" for i in range(len(first))]
-    elif len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}:1: two columns are called {twice!r}")
+    _check_unique(f"{path}:1", names)
 
     try:
         table = arrow_csv.read_csv(
@@ -213,6 +211,13 @@ def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str
     return f"{path}: {message}"
 
 
+def _check_unique(where: str | Path, names: Sequence[str]) -> None:
+    """Of columns by name there would be only the last of two."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{where}: two columns are called {twice!r}; rename one")
+
+
 def _is_number(field: str) -> bool:
     try:
         float(field.strip().strip('"'))
@@ -227,17 +232,19 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
 
     try:
         if suffix == ".parquet":
-            return TableFile(path, _read_parquet(parquet.ParquetFile(path)))
+            return TableFile(path, _read_parquet(path, parquet.ParquetFile(path)))
         table = feather.read_table(path)
     except (pa.ArrowException, OSError) as error:
         kind = "parquet" if suffix == ".parquet" else "feather"
         raise ValueError(f"{path}: not a whole {kind} file: {error}") from error
+    _check_unique(path, table.column_names)
     return TableFile(path, dict(zip(table.column_names, table.columns, strict=True)))
 
 
-def _read_parquet(file: Any) -> dict[str, Any]:
+def _read_parquet(path: Path, file: Any) -> dict[str, Any]:
     """Some columns at a time: all at once would take the memory of the table twice."""
     names: list[str] = file.schema_arrow.names
+    _check_unique(path, names)
     columns: dict[str, Any] = {}
     for start in range(0, len(names), _COLUMNS_AT_A_TIME):
         some = file.read(names[start : start + _COLUMNS_AT_A_TIME])
@@ -264,4 +271,6 @@ def _read_numpy(path: Path) -> TableFile:
     if matrix.dtype.kind not in "biuf":
         raise ValueError(f"{path}: {name or 'the array'} must hold numbers, got {matrix.dtype}")
     others = {k: a for k, a in arrays.items() if a.ndim == 1 and len(a) == len(matrix)}
-    return TableFile(path, others, matrix)
+    found = TableFile(path, others, matrix)
+    _check_unique(path, found.names)
+    return found
