@@ -146,6 +146,34 @@ def test_rows_without_a_label_are_not_probed(folder):
     assert "20 rows without a label are left out" in found.stdout
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".feather", ".csv", ".tsv"])
+def test_columns_that_were_left_out_are_written_as_they_are(folder, suffix):
+    """Identifiers above 2**53 are no doubles."""
+    ids = [9007199254740993, 9007199254740994, None] * 10
+    frame = pl.DataFrame({"id": ids, "name": ["a", None, "c"] * 10, "size": range(30)})
+    frame.write_ipc(folder / "t.feather")
+    run("pretrain", "t.feather", "--leave", "id", "--leave", "name", *QUICK)
+    run("embed", "t.feather", "--run", "runs/t", "--output", f"h{suffix}")
+    read = {".parquet": pl.read_parquet, ".feather": pl.read_ipc, ".csv": pl.read_csv}
+    path = folder / f"h{suffix}"
+    found = pl.read_csv(path, separator="\t") if suffix == ".tsv" else read[suffix](path)
+    assert found["id"].to_list() == ids
+    assert found["name"].to_list() == frame["name"].to_list()
+
+
+def test_outputs_are_refused_before_any_work(table, folder, monkeypatch):
+    frame = pl.read_csv(table).rename({"id": "daclencoder0"})
+    frame.write_csv(folder / "named.csv")
+    pretrained(table)
+    run("pretrain", "named.csv", "--leave", "daclencoder0", *QUICK)
+    monkeypatch.setattr(DACLEncoder, "transform", None)
+    said = fails("embed", "trees.csv", "--run", "runs/trees", "--output", "new/h.txt")
+    assert "--output: features are written to .csv, .tsv, " in said
+    assert not (folder / "new").exists()
+    said = fails("embed", "named.csv", "--run", "runs/named")
+    assert "column 'daclencoder0' is called as a feature is; rename it" in said
+
+
 def test_a_label_that_was_learned_from_is_not_probed(table, folder):
     run("pretrain", "trees.csv", *QUICK)
     said = fails("probe", "trees.csv", "--label", "class", "--run", "runs/trees")

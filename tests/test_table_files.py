@@ -111,6 +111,9 @@ def test_a_mistake_in_a_column_of_numbers(tmp_path):
         frame.write_parquet(target) if make is pl.DataFrame else make(frame).to_parquet(target)
         with pytest.raises(ValueError, match=r"t\.parquet:row 18: column 'size': 'l7'"):
             read_table(target).check_numbers([])
+    frame.write_ipc(tmp_path / "t.feather")
+    with pytest.raises(ValueError, match=r"t\.feather:row 18: column 'size': 'l7'"):
+        read_table(tmp_path / "t.feather").check_numbers([])
     # Codes that are seldom numbers are none.
     read_table(write(tmp_path / "v.csv", "a,b\nx,1\n7,2\ny,3\n")).check_numbers([])
 
@@ -165,4 +168,11 @@ def test_features_as_an_array_and_as_nothing_known(tmp_path):
     write_table(tmp_path / "h.npy", {}, features, ["f0", "f1"])
     np.testing.assert_array_equal(np.load(tmp_path / "h.npy"), features)
     with pytest.raises(ValueError, match=r"--output: features are written to .*, got .*h\.xls"):
-        write_table(tmp_path / "h.xls", {}, features, ["f0", "f1"])
+        write_table(tmp_path / "new" / "h.xls", {}, features, ["f0", "f1"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_column_called_as_a_feature_is(tmp_path):
+    beside = {"f1": pa.array([1, 2])}
+    with pytest.raises(ValueError, match="column 'f1' is called as a feature is; rename it"):
+        write_table(tmp_path / "h.csv", beside, np.ones((2, 2), np.float32), ["f0", "f1"])

@@ -138,20 +138,23 @@ def embed(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="A .parquet, .feather, .csv, .tsv or .npy; default: FILE-embedded.parquet."
+            help="A .parquet, .feather, .csv or .tsv, or a .npy, which has the features alone; "
+            "default: FILE-embedded.parquet."
         ),
     ] = None,
     config: Config = None,
 ) -> None:
     """Write the features of a table's rows, beside the columns that were not learned from."""
-    from mixnoise.tabular.files import read_table, write_table
+    from mixnoise.tabular.files import check_output, read_table, write_table
 
     encoder, described = _load(run)
     table = read_table(file)
     output = output or file.with_name(f"{file.stem}-embedded.parquet")
+    beside = {name: table.column(name) for name in described["left_out"] if name in table.names}
+    names = encoder.get_feature_names_out()
+    check_output(output, beside, names)
     h = encoder.transform(_inputs(table, encoder, described))
-    beside = {name: table.values(name) for name in described["left_out"] if name in table.names}
-    write_table(output, beside, h, encoder.get_feature_names_out())
+    write_table(output, beside, h, names)
     typer.echo(f"{output}: {h.shape[0]:,} rows, {h.shape[1]} features")
 
 

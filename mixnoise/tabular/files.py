@@ -4,7 +4,7 @@ line and column."""
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,13 @@ class TableFile:
                 hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
                 raise ValueError(f"{option}: {self.path} has no column {name!r}{hint}")
 
+    def column(self, name: str) -> Any:
+        """A column as the file has it: Arrow's, or an array."""
+        return self.columns[name] if name in self.columns else self.matrix[:, int(name[1:])]
+
     def values(self, name: str) -> Any:
         """A column as an array; what is missing is None or NaN."""
-        if name not in self.columns:
-            return self.matrix[:, int(name[1:])]
-        column = self.columns[name]
+        column = self.column(name)
         return column if isinstance(column, np.ndarray) else column.to_numpy(zero_copy_only=False)
 
     def without(self, names: Sequence[str]) -> Any:
@@ -139,32 +141,45 @@ def read_table(path: str | Path) -> TableFile:
     return found
 
 
+def check_output(path: Path, beside: Iterable[str], names: Sequence[str]) -> None:
+    """What write_table would refuse, known before there is anything to write.
+
+    Raises:
+        ValueError: no such kind can be written, or a column beside the features is called as one.
+    """
+    if path.suffix.lower() not in WRITTEN:
+        raise ValueError(f"--output: features are written to {', '.join(WRITTEN)}, got {path}")
+    for name in beside:
+        if name in names:
+            raise ValueError(f"column {name!r} is called as a feature is; rename it")
+
+
 def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequence[str]) -> None:
     """Features and other columns; the kind is decided by the suffix. Written beside and renamed.
 
+    A .npy holds one matrix, and has the features alone.
+
     Raises:
-        ValueError: no such kind can be written.
+        ValueError: see check_output.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
     from pyarrow import feather, parquet
 
+    check_output(path, beside, names)
     suffix = path.suffix.lower()
     with written_beside(path) as part:
         if suffix == ".npy":
             np.save(part, features)
-        elif suffix == ".parquet" or suffix in SEPARATORS or suffix in FEATHER:
-            columns = dict(zip(names, features.T, strict=True))
-            table = pa.table({**beside, **columns})
-            if suffix == ".parquet":
-                parquet.write_table(table, part)
-            elif suffix in FEATHER:
-                feather.write_feather(table, part)
-            else:
-                options = arrow_csv.WriteOptions(delimiter=SEPARATORS[suffix])
-                arrow_csv.write_csv(table, part, options)
+            return
+        table = pa.table({**beside, **dict(zip(names, features.T, strict=True))})
+        if suffix == ".parquet":
+            parquet.write_table(table, part)
+        elif suffix in FEATHER:
+            feather.write_feather(table, part)
         else:
-            raise ValueError(f"--output: features are written to {', '.join(WRITTEN)}, got {path}")
+            options = arrow_csv.WriteOptions(delimiter=SEPARATORS[suffix])
+            arrow_csv.write_csv(table, part, options)
 
 
 def _read_text(path: Path, separator: str) -> TableFile:
@@ -238,7 +253,19 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
         kind = "parquet" if suffix == ".parquet" else "feather"
         raise ValueError(f"{path}: not a whole {kind} file: {error}") from error
     _check_unique(path, table.column_names)
-    return TableFile(path, dict(zip(table.column_names, table.columns, strict=True)))
+    columns = map(_without_views, table.columns)
+    return TableFile(path, dict(zip(table.column_names, columns, strict=True)))
+
+
+def _without_views(column: Any) -> Any:
+    """Polars writes text as views, which Arrow's writers of csv and of parquet do not all take."""
+    import pyarrow as pa
+
+    if not pa.types.is_string_view(column.type):
+        return column
+    # By way of numpy, since not all versions can cast them.
+    text = (pa.array(c.to_numpy(zero_copy_only=False), pa.string()) for c in column.chunks)
+    return pa.chunked_array(text, pa.string())
 
 
 def _read_parquet(path: Path, file: Any) -> dict[str, Any]:
