@@ -138,6 +138,47 @@ def test_a_matrix(folder):
     assert "Network after training" in found.stdout
 
 
+def test_arrays_beside_a_matrix_are_not_learned_from(folder):
+    rng = np.random.default_rng(0)
+    y, weight = rng.integers(2, size=100), rng.random(100)
+    np.savez(folder / "m.npz", X=rng.normal(size=(100, 2)), y=y, weight=weight)
+    found = run("pretrain", "m.npz", "--categorical", "x1", *QUICK)
+    assert "y: not learned from\nweight: not learned from" in found.stdout
+    assert re.search(r"x0 +number.*\nx1 +left out", found.stdout)
+    run("embed", "m.npz", "--run", "runs/m")
+    frame = pl.read_parquet(folder / "m-embedded.parquet")
+    assert frame.columns[:3] == ["y", "weight", "daclencoder0"]
+    assert "Network" in run("probe", "m.npz", "--label", "y", "--run", "runs/m").stdout
+
+
+def test_a_matrix_for_an_encoder_of_a_file_without_names(folder):
+    x = np.random.default_rng(0).normal(size=(100, 3))
+    np.savetxt(folder / "t.csv", x, delimiter=",")
+    np.save(folder / "t.npy", x)
+    run("pretrain", "t.csv", "--leave", "x1", *QUICK)
+    for name in ("t.csv", "t.npy"):
+        run("embed", name, "--run", "runs/t", "--output", f"of-{name}.npy")
+    of_text, of_matrix = np.load(folder / "of-t.csv.npy"), np.load(folder / "of-t.npy.npy")
+    np.testing.assert_allclose(of_text, of_matrix, atol=1e-6)
+
+
+def test_options_that_leave_a_column_out_and_use_it(table, folder):
+    for option in ("--label", "--leave"):
+        said = fails("pretrain", "trees.csv", option, "color", "--categorical", "color")
+        assert "--categorical: 'color' is not learned from, since --label or --leave" in said
+    np.savez(folder / "m.npz", X=np.ones((9, 2)), y=np.ones(9))
+    said = fails("pretrain", "m.npz", "--categorical", "y")
+    assert "--categorical: 'y' is not learned from, since the matrix lacks it" in said
+
+
+def test_nothing_but_a_label(folder):
+    (folder / "t.csv").write_text("y\na\nb\n")
+    np.save(folder / "m.npy", np.ones((9, 1)))
+    for name, label in (("t.csv", "y"), ("m.npy", "x0")):
+        said = fails("pretrain", name, "--label", label)
+        assert f"{name}: no column is left to learn from besides {label}\n" in said
+
+
 def test_rows_without_a_label_are_not_probed(folder):
     lines = ["a,b,y", *(f"{i},{i % 7},{'uv'[i % 2] if i % 5 else ''}" for i in range(100))]
     (folder / "t.csv").write_text("\n".join(lines))

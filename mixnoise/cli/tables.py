@@ -75,21 +75,28 @@ def pretrain(
 ) -> None:
     """Learn features of a table's rows without labels.
 
-    All but the label and what is left out is learned from. Types are found out and shown. Ctrl-C
-    saves, and says how to go on.
+    All but the label and what is left out is learned from; of a .npz it is the matrix. Types are
+    found out and shown. Ctrl-C saves, and says how to go on.
     """
     from mixnoise.sklearn import DACLEncoder
     from mixnoise.tabular.files import read_table
 
     run = run or Path("runs") / file.stem
     table = read_table(file)
-    left_out = [*([label] if label else []), *(leave or [])]
-    for option, names in (("--label", left_out[:1] if label else []), ("--leave", leave or [])):
-        table.check_names(option, names)
-    table.check_names("--categorical", categorical or [])
-    table.check_numbers([*left_out, *(categorical or [])])
-    X = table.without(left_out)
+    categorical, named = categorical or [], [*([label] if label else []), *(leave or [])]
+    table.check_names("--label", named[:1] if label else [])
+    table.check_names("--leave", leave or [])
+    table.check_names("--categorical", categorical)
+    left_out = list(dict.fromkeys((*named, *table.beside)))
+    for name in left_out:
+        if name in categorical:
+            why = "--label or --leave leaves it out" if name in named else "the matrix lacks it"
+            raise ValueError(f"--categorical: {name!r} is not learned from, since {why}")
     kept = [name for name in table.names if name not in left_out]
+    if not kept:
+        raise ValueError(f"{file}: no column is left to learn from besides {', '.join(left_out)}")
+    table.check_numbers([*left_out, *categorical])
+    X = table.without(left_out)
     encoder = DACLEncoder(
         components,
         n_layers=layers,
@@ -99,7 +106,7 @@ def pretrain(
         batch_size=batch_size,
         max_iter=epochs,
         learning_rate=lr,
-        categorical_features=[kept.index(c) for c in categorical or []] or "auto",
+        categorical_features=[kept.index(c) for c in categorical] or "auto",
         early_stopping=patience > 0,
         n_iter_no_change=max(patience, 1),
         random_state=seed,
@@ -266,12 +273,13 @@ def _unused(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -
 
 def _inputs(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -> Any:
     """The columns that the encoder was trained with, in their order."""
+    import pyarrow as pa
+
     names = getattr(encoder, "feature_names_in_", None)
-    X = table.without(_unused(table, encoder, described))
     if names is None:
-        return X
+        return table.without(_unused(table, encoder, described))
     table.check_names("columns of the run", names)
-    return X.select(list(names))
+    return pa.table({name: table.column(name) for name in names})
 
 
 def _show(columns: Columns | None, names: list[str]) -> None:
