@@ -44,6 +44,8 @@ def test_a_first_line_with_numbers_has_no_names(tmp_path):
         ("t.csv", "a,b\n1,2\n3\n4,5\n", r"t\.csv:3: 1 field in a table of 2 columns"),
         ("t.csv", "a,b\n1,2\n3,4,5\n", r"t\.csv:3: 3 fields in a table of 2 columns"),
         ("t.csv", 'a,b\n"x\ny",2\n3\n', r"t\.csv:4: 1 field"),
+        ("t.csv", 'a,b\n\n"x\ny",2\n\n"x\n\ny"\n', r"t\.csv:6: 1 field"),
+        ("t.csv", f"a,b\n{'x' * 200_000},2\n3\n", r"t\.csv: CSV parse error: Expected 2 columns"),
         ("t.csv", "a,a\n1,2\n", r"t\.csv:1: two columns are called 'a'"),
         ("t.csv", "", "the file is empty"),
         ("t.csv", "a,b\n", "the table has 0 rows"),
@@ -116,6 +118,17 @@ def test_a_mistake_in_a_column_of_numbers(tmp_path):
         read_table(tmp_path / "t.feather").check_numbers([])
     # Codes that are seldom numbers are none.
     read_table(write(tmp_path / "v.csv", "a,b\nx,1\n7,2\ny,3\n")).check_numbers([])
+
+
+@pytest.mark.parametrize("names", ["size,note\n", ""])
+def test_lines_are_counted_with_blank_ones_and_those_within_cells(tmp_path, names):
+    cells = [f"{i},a" for i in range(30)]
+    cells[3], cells[7], cells[20] = '3,"a\nb"', "\n7,a\n", 'l20,"two\nlines"'
+    text = names + "\n".join(cells)
+    line = text[: text.index("l20")].count("\n") + 1
+    table = read_table(write(tmp_path / "t.csv", text))
+    with pytest.raises(ValueError, match=rf"t\.csv:{line}: column '(size|x0)': 'l20'"):
+        table.check_numbers([])
 
 
 def test_columns_by_name(tmp_path):

@@ -4,8 +4,10 @@ line and column."""
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,13 @@ _NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "No
 class TableFile:
     """What is in a file: columns of an Arrow table, or a matrix with other columns beside it.
 
-    ``first_line`` is that of the first row, in files that have lines.
+    ``has_names`` says of a text file whether its first line has the names of the columns.
     """
 
     path: Path
     columns: dict[str, Any]  # name to Arrow column or array
     matrix: Any = None
-    first_line: int | None = None
+    has_names: bool | None = None
 
     @property
     def names(self) -> list[str]:
@@ -97,12 +99,19 @@ class TableFile:
             n_wrong, n = pc.sum(wrong).as_py() or 0, len(column) - column.null_count
             if 0 < n_wrong <= (1 - _MOSTLY) * n:
                 row = pc.index(wrong, True).as_py()
-                where = f"row {row + 1}" if self.first_line is None else f"{self.first_line + row}"
                 raise ValueError(
-                    f"{self.path}:{where}: column {name!r}: {column[row].as_py()!r} is not a "
-                    f"number, as {n - n_wrong:,} of {n:,} values are; correct it, leave it empty, "
-                    f"or say --categorical {name}"
+                    f"{self.path}:{self._where(row)}: column {name!r}: "
+                    f"{column[row].as_py()!r} is not a number, as {n - n_wrong:,} of {n:,} values "
+                    f"are; correct it, leave it empty, or say --categorical {name}"
                 )
+
+    def _where(self, row: int) -> str:
+        """A row's line in a text file, where there are blank lines and cells of several lines."""
+        if self.has_names is not None:
+            rows = _rows_of_text(self.path, SEPARATORS[self.path.suffix.lower()])
+            for line, _ in islice(rows, row + self.has_names, None):
+                return str(line)
+        return f"row {row + 1}"
 
 
 def read_table(path: str | Path) -> TableFile:
@@ -212,18 +221,30 @@ def _read_text(path: Path, separator: str) -> TableFile:
             raise ValueError(f"{path}: column {name!r} is not UTF-8 text; convert the file")
         text = pa.types.is_string(column.type)
         columns[name] = pc.utf8_trim_whitespace(column) if text else column
-    return TableFile(path, columns, first_line=1 + has_names)
+    return TableFile(path, columns, has_names=has_names)
 
 
 def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
     """With the line of the first ragged row, which Arrow does not tell when it uses threads."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.reader(file, delimiter=separator)
-        for row in rows:
-            if row and len(row) != n_columns:
-                got = f"{len(row)} field" + "s" * (len(row) != 1)
-                return f"{path}:{rows.line_num}: {got} in a table of {n_columns} columns"
+    for line, row in _rows_of_text(path, separator):
+        if len(row) != n_columns:
+            got = f"{len(row)} field" + "s" * (len(row) != 1)
+            return f"{path}:{line}: {got} in a table of {n_columns} columns"
     return f"{path}: {message}"
+
+
+def _rows_of_text(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows, as Arrow counts them, each with the line that it begins at.
+
+    They end before a cell of more than ``csv.field_size_limit()``.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows, line = csv.reader(file, delimiter=separator), 1
+        with suppress(csv.Error):
+            for row in rows:
+                if row:  # else a blank line
+                    yield line, row
+                line = rows.line_num + 1
 
 
 def _check_unique(where: str | Path, names: Sequence[str]) -> None:
