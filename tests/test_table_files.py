@@ -39,6 +39,25 @@ def test_a_first_line_with_numbers_has_no_names(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("first", "names"),
+    [
+        ('"income, USD",b', ["income, USD", "b"]),
+        ('"say ""hi""",b', ['say "hi"', "b"]),
+        ('"two\nlines",b', ["two\nlines", "b"]),
+        ('"two\r\nlines", "b, c"\r', ["two\r\nlines", "b, c"]),
+        ("\n\na , b", ["a", "b"]),
+        ("a;b,c", ["a;b", "c"]),
+    ],
+)
+def test_names_in_quotes(tmp_path, first, names):
+    table = read_table(write(tmp_path / "t.csv", f"{first}\n1,x\n2,y\n"))
+    assert table.names == names
+    assert table.values(names[0]).tolist() == [1, 2]
+    # One column may have another separator in its name.
+    assert read_table(write(tmp_path / "u.csv", "speed;km/h\n1\n")).names == ["speed;km/h"]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("t.csv", "a,b\n1,2\n3\n4,5\n", r"t\.csv:3: 1 field in a table of 2 columns"),
@@ -47,6 +66,13 @@ def test_a_first_line_with_numbers_has_no_names(tmp_path):
         ("t.csv", 'a,b\n\n"x\ny",2\n\n"x\n\ny"\n', r"t\.csv:6: 1 field"),
         ("t.csv", f"a,b\n{'x' * 200_000},2\n3\n", r"t\.csv: CSV parse error: Expected 2 columns"),
         ("t.csv", "a,a\n1,2\n", r"t\.csv:1: two columns are called 'a'"),
+        ("t.csv", "a;b\n1,5;2\n", r"t\.csv:1: one column, 'a;b'; is ';' the separator\? .* ','"),
+        ("t.csv", "a\tb\n1\t2\n", r"is '\\t' the separator\?"),
+        ("t.tsv", "a,b\n1,2\n", r"is ',' the separator\? It must be '\\t' in \.tsv files"),
+        ("t.csv", "größe,b\n1,2\n".encode("latin-1"), r"t\.csv:1: this is not UTF-8 text; conv"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16"), r"t\.csv:1: this is not UTF-8 text; convert"),
+        ("t.csv", f'"a,b\n{"1,2" * 99_999}', r"t\.csv:1: .*; is a quote not closed\?"),
+        ("t.csv", "\n\n", "the table has 0 rows"),
         ("t.csv", "", "the file is empty"),
         ("t.csv", "a,b\n", "the table has 0 rows"),
         ("t.csv", b"a,b\n\xff\xfe,2\n", "column 'a' is not UTF-8 text"),
@@ -137,6 +163,9 @@ def test_columns_by_name(tmp_path):
         ValueError, match=r"--label: .*t\.csv has no column 'jop'; did you mean 'job'"
     ):
         table.check_names("--label", ["jop"])
+    bare = read_table(write(tmp_path / "u.csv", "a,b,2020,y\n" + TEXT.replace("\n", ",1\n")))
+    with pytest.raises(ValueError, match=r"no column 'y'; there is a number in its first line, wh"):
+        bare.check_names("--label", ["y"])
     assert table.without(["job"]).column_names == ["age", "born"]
 
 

@@ -21,6 +21,7 @@ SUFFIXES = (*SEPARATORS, ".parquet", *FEATHER, ".npy", ".npz")
 WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 # Where so many values of a column are numbers, the others are mistakes.
 _MOSTLY = 0.9
+_KNOWN_SEPARATORS = ",;\t|"
 _COLUMNS_AT_A_TIME = 8
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None"]
@@ -62,6 +63,11 @@ class TableFile:
             if name not in self.names:
                 close = difflib.get_close_matches(name, self.names, 3)
                 hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+                if self.has_names is False:
+                    hint = (
+                        "; there is a number in its first line, which was taken for data, and "
+                        "columns are called x0, x1 and so on"
+                    )
                 raise ValueError(f"{option}: {self.path} has no column {name!r}{hint}")
 
     def column(self, name: str) -> Any:
@@ -196,18 +202,17 @@ def _read_text(path: Path, separator: str) -> TableFile:
     import pyarrow.compute as pc
     from pyarrow import csv as arrow_csv
 
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = file.readline().rstrip("\r\n").split(separator)
+    first, n_lines = _first_row(path, separator)
+    if not first:
+        return TableFile(path, {})
     has_names = not any(map(_is_number, first))
-    names = [name.strip().strip('"') for name in first]
-    if not has_names:
-        names = [f"x{i}" for i in range(len(first))]
+    names = [name.strip() for name in first] if has_names else [f"x{i}" for i in range(len(first))]
     _check_unique(f"{path}:1", names)
 
     try:
         table = arrow_csv.read_csv(
             path,
-            arrow_csv.ReadOptions(column_names=names, skip_rows=int(has_names)),
+            arrow_csv.ReadOptions(column_names=names, skip_rows=n_lines if has_names else 0),
             arrow_csv.ParseOptions(delimiter=separator),
             arrow_csv.ConvertOptions(
                 null_values=[*_NULLS, *(f" {n}" for n in _NULLS)], strings_can_be_null=True
@@ -222,6 +227,29 @@ def _read_text(path: Path, separator: str) -> TableFile:
         text = pa.types.is_string(column.type)
         columns[name] = pc.utf8_trim_whitespace(column) if text else column
     return TableFile(path, columns, has_names=has_names)
+
+
+def _first_row(path: Path, separator: str) -> tuple[list[str], int]:
+    """The fields of the first row, and how many lines there are up to its end."""
+    # With surrogates for what is not UTF-8, of which those of later rows are no matter here.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        try:
+            first = next(filter(None, rows), [])
+            "".join(first).encode()
+        except csv.Error as error:
+            raise ValueError(f"{path}:1: {error}; is a quote not closed?") from error
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{path}:1: this is not UTF-8 text; convert the file") from error
+        following = next(file, "")
+    # As often in the next line: a lone column may have one in its name.
+    for other in _KNOWN_SEPARATORS.replace(separator, ""):
+        if len(first) == 1 and 0 < first[0].count(other) == following.count(other):
+            raise ValueError(
+                f"{path}:1: one column, {first[0]!r}; is {other!r} the separator? It must be "
+                f"{separator!r} in {path.suffix} files"
+            )
+    return first, rows.line_num
 
 
 def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
@@ -256,7 +284,7 @@ def _check_unique(where: str | Path, names: Sequence[str]) -> None:
 
 def _is_number(field: str) -> bool:
     try:
-        float(field.strip().strip('"'))
+        float(field)
     except ValueError:
         return False
     return field.strip().lower() not in ("nan", "inf", "infinity")
