@@ -157,6 +157,13 @@ def test_lines_are_counted_with_blank_ones_and_those_within_cells(tmp_path, name
         table.check_numbers([])
 
 
+def test_cells_of_several_lines_in_a_large_file(tmp_path):
+    lines = [f'{i},"{"x" * (i % 13)}\n{"y," * (i % 11)}"' for i in range(100_000)]
+    table = read_table(write(tmp_path / "t.csv", "\n".join(["size,note", *lines])))
+    assert table.n_rows == 100_000
+    assert table.values("note")[99_995] == "x" * (99_995 % 13) + "\n" + "y," * (99_995 % 11)
+
+
 def test_columns_by_name(tmp_path):
     table = read_table(write(tmp_path / "t.csv", TEXT))
     with pytest.raises(

@@ -213,7 +213,8 @@ def _read_text(path: Path, separator: str) -> TableFile:
         table = arrow_csv.read_csv(
             path,
             arrow_csv.ReadOptions(column_names=names, skip_rows=n_lines if has_names else 0),
-            arrow_csv.ParseOptions(delimiter=separator),
+            # Else cells of several lines are an error in files of more than a block, a MiB.
+            arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             arrow_csv.ConvertOptions(
                 null_values=[*_NULLS, *(f" {n}" for n in _NULLS)], strings_can_be_null=True
             ),
