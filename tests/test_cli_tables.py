@@ -266,7 +266,33 @@ def test_errors_have_one_line_and_status_2(table, folder):
     assert "Missing argument" in fails("pretrain")
     assert "epochs" in fails("pretrain", "trees.csv", "--epochs", "many")
     pretrained(table)
-    assert "already holds a run" in fails("pretrain", "trees.csv")
+    assert fails("pretrain", "trees.csv") == (
+        "mixnoise: --run 'runs/trees' already holds a run: go on with --resume, or name another "
+        "folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--components", 0), ("--layers", 0), ("--epochs", 0), ("--batch-size", 1), ("--lr", 0),
+        ("--lr", "nan"), ("--patience", -1), ("--seed", -1), ("--seed", 2**32), ("--alpha", 1.1),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_by_the_name_of_their_option(table, folder, option, value):
+    said = fails("pretrain", "trees.csv", option, value)
+    assert option in said
+    assert "trees.csv" not in said
+    assert not (folder / "runs").exists()
+
+
+def test_probes_out_of_range(table):
+    pretrained(table)
+    probe = ("probe", "trees.csv", "--label", "class", "--run", "runs/trees")
+    for option, value in (
+        ("--splits", 0), ("--seed", -1), ("--labels-per-class", 0), ("--labels-per-class", 1000),
+    ):  # fmt: skip
+        assert option in fails(*probe, option, value)
 
 
 # Settings in files.

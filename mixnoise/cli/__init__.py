@@ -28,6 +28,15 @@ for _command in (pretrain, embed, probe, info, demo, bench, noises, check):
     app.command()(_command)
 
 
+# What the library calls otherwise than the command line, in messages of what no option can check.
+_AS_OPTIONS = {
+    "run_dir ": "--run ",
+    "resume=True": "--resume",
+    "learning_rate must": "--lr must",
+    "labels_per_class must": "--labels-per-class must",
+}
+
+
 def main() -> None:
     """What is wrong with arguments or files is said in a line, with exit status 2."""
     try:
@@ -36,5 +45,8 @@ def main() -> None:
         print(f"mixnoise: {interrupted}", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"mixnoise: {error}", file=sys.stderr)
+        message = str(error)
+        for argument, option in _AS_OPTIONS.items():
+            message = message.replace(argument, option)
+        print(f"mixnoise: {message}", file=sys.stderr)
         raise SystemExit(2) from error

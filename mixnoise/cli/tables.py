@@ -56,21 +56,25 @@ def pretrain(
         str, typer.Option(help="What makes positives of numbers; `mixnoise noises` lists them.")
     ] = "dacl+",
     alpha: Annotated[
-        float, typer.Option(help="Lower end of the share of a row that stays its own, 0 to 1.")
+        float,
+        typer.Option(help="Lower end of the share of a row that stays its own.", min=0, max=1),
     ] = 0.7,
     temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.5,
-    components: Annotated[int, typer.Option(help="Features that come out.")] = 128,
-    layers: Annotated[int, typer.Option(help="Of the network.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Passes over the rows, at most.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 512,
+    components: Annotated[int, typer.Option(help="Features that come out.", min=1)] = 128,
+    layers: Annotated[int, typer.Option(help="Of the network.", min=1)] = 2,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows, at most.", min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.", min=2)] = 512,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     patience: Annotated[
         int,
         typer.Option(
-            help="Stop after so many epochs without a lower loss of held-out rows; 0: do not."
+            help="Stop after so many epochs without a lower loss of held-out rows; 0: do not.",
+            min=0,
         ),
     ] = 10,
-    seed: Annotated[int, typer.Option(help="The same one makes the same features.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The same one makes the same features.", min=0, max=2**32 - 1)
+    ] = 0,
     config: Config = None,
 ) -> None:
     """Learn features of a table's rows without labels.
@@ -170,10 +174,13 @@ def probe(
     label: Annotated[str, typer.Option(help="The column to be told from the others.")],
     run: RunOption,
     labels_per_class: Annotated[
-        int | None, typer.Option(help="So many labels of each class are known; default: all.")
+        int | None,
+        typer.Option(help="So many labels of each class are known; default: all.", min=1),
     ] = None,
-    splits: Annotated[int, typer.Option(help="Random splits, a fifth of the rows for tests.")] = 5,
-    seed: int = 0,
+    splits: Annotated[
+        int, typer.Option(help="Random splits, a fifth of the rows for tests.", min=1)
+    ] = 5,
+    seed: Annotated[int, typer.Option(help="The same one makes the same splits.", min=0)] = 0,
     config: Config = None,
 ) -> None:
     """Is it better? A linear classifier on raw columns, and on features before and after.
