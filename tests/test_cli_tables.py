@@ -286,6 +286,18 @@ def test_values_out_of_range_are_refused_by_the_name_of_their_option(table, fold
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", None])
+def test_a_run_that_is_damaged(table, folder, content):
+    pretrained(table)
+    described = folder / "runs" / "trees" / "table.json"
+    described.unlink() if content is None else described.write_text(content)
+    said = fails("embed", "trees.csv", "--run", "runs/trees")
+    assert "--run: runs/trees/table.json is damaged (" in said
+    assert "`mixnoise pretrain ... --resume` makes it again" in said
+    pretrained(table, "--resume")
+    assert "300 rows, 16 features" in run("embed", "trees.csv", "--run", "runs/trees").stdout
+
+
 def test_probes_out_of_range(table):
     pretrained(table)
     probe = ("probe", "trees.csv", "--label", "class", "--run", "runs/trees")

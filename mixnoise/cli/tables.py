@@ -158,13 +158,13 @@ def embed(
     """Write the features of a table's rows, beside the columns that were not learned from."""
     from mixnoise.tabular.files import check_output, read_table, write_table
 
-    encoder, described = _load(run)
+    encoder, left_out = _load(run)
     table = read_table(file)
     output = output or file.with_name(f"{file.stem}-embedded.parquet")
-    beside = {name: table.column(name) for name in described["left_out"] if name in table.names}
+    beside = {name: table.column(name) for name in left_out if name in table.names}
     names = encoder.get_feature_names_out()
     check_output(output, beside, names)
-    h = encoder.transform(_inputs(table, encoder, described))
+    h = encoder.transform(_inputs(table, encoder, left_out))
     write_table(output, beside, h, names)
     typer.echo(f"{output}: {h.shape[0]:,} rows, {h.shape[1]} features")
 
@@ -193,15 +193,15 @@ def probe(
     from mixnoise.evaluate import linear_probe
     from mixnoise.tabular.files import read_table
 
-    encoder, described = _load(run)
+    encoder, left_out = _load(run)
     table = read_table(file)
     table.check_names("--label", [label])
-    if label not in _unused(table, encoder, described):
+    if label not in _unused(table, encoder, left_out):
         raise ValueError(
             f"--label: {label!r} was among the columns that were learned from, so that features "
             f"know it; pre-train with --label {label}"
         )
-    X = _inputs(table, encoder, described)
+    X = _inputs(table, encoder, left_out)
     y = np.asarray(table.values(label))
     known = np.array([value is not None and value == value for value in y.tolist()])
     if not known.all():
@@ -255,7 +255,8 @@ def _report(
     )
 
 
-def _load(run: Path) -> tuple[DACLEncoder, dict[str, Any]]:
+def _load(run: Path) -> tuple[DACLEncoder, list[str]]:
+    """The encoder of a run, and the columns that were left out."""
     from mixnoise.sklearn import DACLEncoder
 
     if not (run / ENCODER).is_file():
@@ -266,25 +267,31 @@ def _load(run: Path) -> tuple[DACLEncoder, dict[str, Any]]:
             else ("is no folder that `mixnoise pretrain` made")
         )
         raise ValueError(f"--run: {run} {why}")
-    described: dict[str, Any] = json.loads((run / TABLE).read_text(encoding="utf-8"))
-    return DACLEncoder.load(run / ENCODER), described
+    try:
+        left_out: list[str] = json.loads((run / TABLE).read_text(encoding="utf-8"))["left_out"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--run: {run / TABLE} is damaged ({error!r}): "
+            "`mixnoise pretrain ... --resume` makes it again"
+        ) from error
+    return DACLEncoder.load(run / ENCODER), left_out
 
 
-def _unused(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -> list[str]:
+def _unused(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> list[str]:
     """The columns that the encoder was not trained with."""
     used = getattr(encoder, "feature_names_in_", None)
     if used is None:  # a matrix
-        return [n for n in table.names if n in described["left_out"] or n in table.beside]
+        return [n for n in table.names if n in left_out or n in table.beside]
     return [n for n in table.names if n not in set(used)]
 
 
-def _inputs(table: TableFile, encoder: DACLEncoder, described: dict[str, Any]) -> Any:
+def _inputs(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> Any:
     """The columns that the encoder was trained with, in their order."""
     import pyarrow as pa
 
     names = getattr(encoder, "feature_names_in_", None)
     if names is None:
-        return table.without(_unused(table, encoder, described))
+        return table.without(_unused(table, encoder, left_out))
     table.check_names("columns of the run", names)
     return pa.table({name: table.column(name) for name in names})
 
