@@ -211,6 +211,8 @@ def test_outputs_are_refused_before_any_work(table, folder, monkeypatch):
     said = fails("embed", "trees.csv", "--run", "runs/trees", "--output", "new/h.txt")
     assert "--output: features are written to .csv, .tsv, " in said
     assert not (folder / "new").exists()
+    said = fails("embed", "trees.csv", "--run", "runs/trees", "--output", "./trees.csv")
+    assert "--output: trees.csv is the table itself; name another file" in said
     said = fails("embed", "named.csv", "--run", "runs/named")
     assert "column 'daclencoder0' is called as a feature is; rename it" in said
 

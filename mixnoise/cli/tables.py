@@ -164,6 +164,8 @@ def embed(
     beside = {name: table.column(name) for name in left_out if name in table.names}
     names = encoder.get_feature_names_out()
     check_output(output, beside, names)
+    if output.resolve() == file.resolve():
+        raise ValueError(f"--output: {output} is the table itself; name another file")
     h = encoder.transform(_inputs(table, encoder, left_out))
     write_table(output, beside, h, names)
     typer.echo(f"{output}: {h.shape[0]:,} rows, {h.shape[1]} features")
