@@ -75,6 +75,7 @@ def test_names_in_quotes(tmp_path, first, names):
         ("t.csv", "\n\n", "the table has 0 rows"),
         ("t.csv", "", "the file is empty"),
         ("t.csv", "a,b\n", "the table has 0 rows"),
+        ("t.csv", "a,b", r"t\.csv: the table has 0 rows"),
         ("t.csv", b"a,b\n\xff\xfe,2\n", "column 'a' is not UTF-8 text"),
         ("t.txt", "a", r"tables are read from \.csv, \.tsv, .* files, got \.txt"),
         ("t", "a", "got no suffix"),

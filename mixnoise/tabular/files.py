@@ -202,10 +202,10 @@ def _read_text(path: Path, separator: str) -> TableFile:
     import pyarrow.compute as pc
     from pyarrow import csv as arrow_csv
 
-    first, n_lines = _first_row(path, separator)
-    if not first:
-        return TableFile(path, {})
+    first, n_lines, following = _first_row(path, separator)
     has_names = not any(map(_is_number, first))
+    if has_names and not following:  # names at most, which Arrow cannot skip without an end of line
+        return TableFile(path, {})
     names = [name.strip() for name in first] if has_names else [f"x{i}" for i in range(len(first))]
     _check_unique(f"{path}:1", names)
 
@@ -230,8 +230,8 @@ def _read_text(path: Path, separator: str) -> TableFile:
     return TableFile(path, columns, has_names=has_names)
 
 
-def _first_row(path: Path, separator: str) -> tuple[list[str], int]:
-    """The fields of the first row, and how many lines there are up to its end."""
+def _first_row(path: Path, separator: str) -> tuple[list[str], int, str]:
+    """The fields of the first row, how many lines there are up to its end, and the next line."""
     # With surrogates for what is not UTF-8, of which those of later rows are no matter here.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
@@ -250,7 +250,7 @@ def _first_row(path: Path, separator: str) -> tuple[list[str], int]:
                 f"{path}:1: one column, {first[0]!r}; is {other!r} the separator? It must be "
                 f"{separator!r} in {path.suffix} files"
             )
-    return first, rows.line_num
+    return first, rows.line_num, following
 
 
 def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
