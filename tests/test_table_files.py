@@ -165,6 +165,18 @@ def test_cells_of_several_lines_in_a_large_file(tmp_path):
     assert table.values("note")[99_995] == "x" * (99_995 % 13) + "\n" + "y," * (99_995 % 11)
 
 
+def test_rows_of_more_than_a_mib(tmp_path):
+    """Such as those of probes and transcripts, of which there are some 100,000."""
+    names = [f"{i:02}{'é' * 50_000}" for i in range(15)]
+    cells = ["y" * 100_000] * 15
+    lines = [",".join(names), ",".join(cells), ",".join(cells)]
+    table = read_table(write(tmp_path / "t.csv", "\n".join(lines)))
+    assert table.names == names
+    assert table.n_rows == 2
+    bare = read_table(write(tmp_path / "u.csv", ",".join(["1", *cells]) + "\n"))
+    assert (bare.names[0], bare.n_rows) == ("x0", 1)
+
+
 def test_columns_by_name(tmp_path):
     table = read_table(write(tmp_path / "t.csv", TEXT))
     with pytest.raises(

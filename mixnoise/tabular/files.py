@@ -23,6 +23,8 @@ WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 _MOSTLY = 0.9
 _KNOWN_SEPARATORS = ",;\t|"
 _COLUMNS_AT_A_TIME = 8
+_BLOCK = 2**20  # bytes, at least
+_BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None"]
 
@@ -209,11 +211,14 @@ def _read_text(path: Path, separator: str) -> TableFile:
     names = [name.strip() for name in first] if has_names else [f"x{i}" for i in range(len(first))]
     _check_unique(f"{path}:1", names)
 
+    # Arrow reads blocks of bytes, of which each must hold a whole row.
+    block = max(_BLOCK, _BYTES_OF_A_CHARACTER * (len("".join(first)) + len(first) + len(following)))
+    skipped = n_lines if has_names else 0
     try:
         table = arrow_csv.read_csv(
             path,
-            arrow_csv.ReadOptions(column_names=names, skip_rows=n_lines if has_names else 0),
-            # Else cells of several lines are an error in files of more than a block, a MiB.
+            arrow_csv.ReadOptions(column_names=names, skip_rows=skipped, block_size=block),
+            # Else cells of several lines are an error in files of more than a block.
             arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             arrow_csv.ConvertOptions(
                 null_values=[*_NULLS, *(f" {n}" for n in _NULLS)], strings_can_be_null=True
