@@ -792,3 +792,11 @@ def test_knn_probe_takes_rows_of_any_length(scale):
     expected = knn_probe(nn.Identity(), TRAIN, TEST).accuracy
     scaled = knn_probe(lambda x: x * scale, TRAIN, TEST).accuracy
     assert scaled == pytest.approx(expected, abs=0.003)
+
+
+def test_numpy_integers_are_integers():
+    by_python = linear_probe(nn.Identity(), TRAIN, 0.25, n_splits=2, seed=3)
+    by_numpy = linear_probe(nn.Identity(), TRAIN, 0.25, n_splits=np.int64(2), seed=np.int32(3))
+    assert by_numpy == by_python
+    k = knn_probe(nn.Identity(), TRAIN, TEST, k=np.int64(5)).accuracy
+    assert k == knn_probe(nn.Identity(), TRAIN, TEST, k=5).accuracy
