@@ -184,7 +184,8 @@ def list_noises() -> list[str]:
 def register_noise(name: str) -> Callable[[F], F]:
     """Class decorator: make a noise, or a function that returns one, known in this process.
 
-    A function must take what the ``config`` of its noise holds, or that cannot rebuild it.
+    A function has to accept every argument that the ``config`` of its noise holds, or
+    ``get_noise(**noise.config())`` fails.
 
     Args:
         name: what :func:`get_noise` will find it by; must be free.
