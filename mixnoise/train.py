@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -170,31 +170,24 @@ def pretrain(
         >>> len(run.losses)
         2
     """
-    epochs, batch_size, seed, num_workers = map(
-        _as_integer, (epochs, batch_size, seed, num_workers)
-    )
-    micro_batch, patience = _as_integer(micro_batch), _as_integer(patience)
-    checkpoint_every, checkpoint_steps = (
-        _as_integer(checkpoint_every),
-        _as_integer(checkpoint_steps),
-    )
-    evaluate_every = _as_integer(evaluate_every)
     _check(model, optimizer, lr, weight_decay, clip_norm, precision, seed, run_dir, trackers)
-    check_integer("epochs", epochs, 1)
+    seed = int(seed)
+    epochs = check_integer("epochs", epochs, 1)
     every = max(1, epochs // _TIMES_A_RUN)
     checkpoint_every = every if checkpoint_every is None else checkpoint_every
     evaluate_every = every if evaluate_every is None else evaluate_every
-    check_integer("batch_size", batch_size, 2)
-    check_integer("num_workers", num_workers, 0)
-    check_integer("checkpoint_every", checkpoint_every, 1)
-    for name, number in (("micro_batch", micro_batch), ("checkpoint_steps", checkpoint_steps)):
-        if number is not None:
-            check_integer(name, number, 1)
-    check_integer("evaluate_every", evaluate_every, 1)
+    batch_size = check_integer("batch_size", batch_size, 2)
+    num_workers = check_integer("num_workers", num_workers, 0)
+    checkpoint_every = check_integer("checkpoint_every", checkpoint_every, 1)
+    evaluate_every = check_integer("evaluate_every", evaluate_every, 1)
+    if micro_batch is not None:
+        micro_batch = check_integer("micro_batch", micro_batch, 1)
+    if checkpoint_steps is not None:
+        checkpoint_steps = check_integer("checkpoint_steps", checkpoint_steps, 1)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir to resume from, got None")
     if patience is not None:
-        check_integer("patience", patience, 1)
+        patience = check_integer("patience", patience, 1)
         if validation is None:
             raise ValueError("patience needs the rows of validation to look at, got None")
     if probe is not None:
@@ -283,16 +276,6 @@ def pretrain(
     return Run(loop.history, None if folder is None else folder.path)
 
 
-def _as_integer(value: Any) -> Any:
-    """NumPy's integers and the like as int; what is none stays as it is, to be refused."""
-    if isinstance(value, bool):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        return value
-
-
 def _check(
     model: DACL,
     optimizer: str,
@@ -314,7 +297,7 @@ def _check(
             raise ValueError(f"{name} must be finite and > 0, got {number}")
     if not 0 <= check_float("weight_decay", weight_decay, "finite and >= 0") < math.inf:
         raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {seed!r}")
     if run_dir is not None and not isinstance(run_dir, (str, os.PathLike)):
         raise TypeError(f"run_dir must be a path, got {type(run_dir).__name__}")
