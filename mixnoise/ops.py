@@ -322,6 +322,8 @@ def _check_tensor(name: str, value: object) -> None:
 def check_batch(name: str, x: object) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one with layout {x.layout}")
     if x.ndim == 0:
         raise ValueError(f"{name} must have shape (N, *features), got a 0-d tensor")
     if x.shape[0] == 0:

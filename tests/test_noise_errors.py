@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from mixnoise import get_noise
+from mixnoise import Noise, get_noise
 
 MIXING = ("linear", "geometric", "binary", "dacl+")
 NOISES = (*MIXING, "gaussian", "hidden")
@@ -230,3 +230,24 @@ def test_nothing_is_drawn_before_an_error(noise, x):
     with pytest.raises((TypeError, ValueError)):
         noise(x)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_sparse_data(name):
+    with raises(TypeError, "x must be a dense tensor, got one with layout torch.sparse_coo"):
+        get_noise(name)(data().to_sparse())
+
+
+@pytest.mark.parametrize("name", ["geometric", "dacl+"])
+def test_low_that_is_not_real(name):
+    with raises(TypeError, "low must be real, got a tensor of torch.complex64"):
+        get_noise(name, low=torch.tensor(1j))
+
+
+def test_a_noise_that_does_not_keep_an_argument():
+    class Forgetful(Noise):
+        def __init__(self, strength=1.0):
+            super().__init__()
+
+    with raises(AttributeError, "Forgetful must keep its argument 'strength' in an attribute"):
+        repr(Forgetful())

@@ -135,6 +135,12 @@ class Noise(nn.Module):
     def config(self) -> dict[str, Any]:
         """What rebuilds this noise: ``get_noise(**noise.config())``."""
         parameters = list(inspect.signature(type(self).__init__).parameters)[1:]
+        for p in parameters:
+            if not hasattr(self, p):
+                raise AttributeError(
+                    f"{type(self).__name__} must keep its argument {p!r} in an attribute of that "
+                    "name, or define config()"
+                )
         return {"name": self.name, **{p: getattr(self, p) for p in parameters}}
 
     def extra_repr(self) -> str:

@@ -27,6 +27,8 @@ class GeometricLow(Mixup):
             if low != "auto":
                 raise ValueError(f"low must be 'auto', a number or a tensor, got {low!r}")
         elif isinstance(low, Tensor):
+            if low.is_complex():
+                raise TypeError(f"low must be real, got a tensor of {low.dtype}")
             if not low.isfinite().all():
                 raise ValueError("low must be finite, got a tensor with NaN or inf")
         elif not math.isfinite(check_float("low", low, "'auto', a finite number or a tensor")):
