@@ -103,6 +103,7 @@ class Geometric(GeometricLow):
     With low = 0 and non-negative data this is the paper's formula. 0^c y^(1-c) is 0, and the
     gradient at x = low is defined as 0. Computed as a power of two of mixed logarithms: the
     relative error is up to about 11 ulp and grows with the logarithm's magnitude.
+    Columns whose range exceeds the dtype's largest number overflow.
 
     Args:
         alpha: lower end of c ~ U(alpha, 1), in [0, 1]; 1 changes nothing.
