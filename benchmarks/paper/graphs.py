@@ -36,7 +36,7 @@ from mixnoise.datasets.tu_graphs import NAMES
 
 UNTRAINED, INFOGRAPH, LINEAR, PLUS = ROWS = ("No pre-training", "InfoGraph", "DACL", "DACL+")
 CLASSIFIERS = ("plain", "tuned")
-_ALPHA = 0.9  # the paper's
+_LR = 1e-3
 _FOLDS = 10
 _REGULARISATION = (0.01, 0.1, 1.0)  # C of the classifier
 _INNER_FOLDS = 5
@@ -60,8 +60,8 @@ def space(row: str) -> list[dict[str, float]]:
         return [{}]
     if row == INFOGRAPH:
         return [{"lr": lr} for lr in (1e-4, 1e-3, 3e-3, 1e-2)]
-    pairs = itertools.product((1e-3, 1e-2), (0.1, 1.0))
-    return [{"lr": lr, "alpha": _ALPHA, "temperature": t} for lr, t in pairs]
+    pairs = itertools.product((0.5, 0.9), (0.1, 1.0))
+    return [{"lr": _LR, "alpha": alpha, "temperature": t} for alpha, t in pairs]
 
 
 def pretrained(
