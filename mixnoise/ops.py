@@ -139,7 +139,7 @@ def nt_xent(
         return over_group
     tensor, number = check_nt_xent(z1, z2, temperature, reduction, precision, backend)
     for each in (z1, z2) if tensor is None else (z1, z2, tensor):
-        check_reverse_mode("nt_xent", each)
+        _check_reverse_mode("nt_xent", each)
     rows: Tensor
     if kernels := kernels_for("nt_xent", backend, z1):
         rows, *_ = kernels.nt_xent_rows(z1, z2, tensor, number, precision)
@@ -173,14 +173,13 @@ def check_nt_xent(
         raise ValueError(
             f"z1 must have at least one row and one column, got an empty batch {tuple(z1.shape)}"
         )
-    if not isinstance(temperature, Tensor):
-        return None, check_settings(temperature, reduction, precision, backend)
-    if temperature.ndim != 0 or temperature.device != z1.device:
+    tensor = temperature if isinstance(temperature, Tensor) else None
+    if tensor is not None and (tensor.ndim != 0 or tensor.device != z1.device):
         raise ValueError(
-            f"temperature must be a 0-d tensor on {z1.device}, got shape "
-            f"{tuple(temperature.shape)} on {temperature.device}"
+            f"temperature must be a 0-d tensor on {z1.device}, got shape {tuple(tensor.shape)} "
+            f"on {tensor.device}"
         )
-    return temperature, check_settings(temperature, reduction, precision, backend)
+    return tensor, check_settings(temperature, reduction, precision, backend)
 
 
 def check_settings(
@@ -269,7 +268,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
     if x.is_complex():
         # By the same masks, which are functions of row and column; so gradients are right, too.
         return torch.complex(*(mix(part, draw, backend=backend) for part in (x.real, x.imag)))
-    check_reverse_mode("mix", x)
+    _check_reverse_mode("mix", x)
     n_rows, features = x.shape[0], x.shape[1:]
     _check_field("seed", draw.seed, torch.int64, (), x.device)
     _check_tensor("partner", draw.partner)
@@ -306,7 +305,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
     return views.reshape(*shape, *features)
 
 
-def check_reverse_mode(operation: str, x: Tensor) -> None:
+def _check_reverse_mode(operation: str, x: Tensor) -> None:
     """An operator without a forward-mode formula would drop the tangent without a word."""
     if torch.compiler.is_compiling():
         return

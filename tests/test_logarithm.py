@@ -8,6 +8,7 @@ import torch
 from mixnoise import get_noise
 from mixnoise._torch import logarithm
 
+# On processors without AVX-512, and on other systems than Linux, there is nothing to compare.
 HAS_BOTH = pytest.mark.skipif(
     not logarithm._NUMPY_HAS_VECTORS, reason="NumPy has no vectors here and is not used"
 )

@@ -152,7 +152,13 @@ def test_only_what_is_below_its_own_low_is_named():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "low"), [(torch.float16, -1e5), (torch.float32, -1e39), (torch.bfloat16, -1e39)]
+    ("dtype", "low"),
+    [
+        (torch.float16, -1e5),
+        (torch.float32, -1e39),
+        (torch.bfloat16, -1e39),
+        (torch.float16, torch.tensor([0.0, -1e5, 0.0])),
+    ],
 )
 def test_a_low_out_of_range_is_refused(dtype, low):
     noise = get_noise("geometric", low=low)

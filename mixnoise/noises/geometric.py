@@ -58,12 +58,8 @@ class GeometricLow(Mixup):
             finite = x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             return finite.amin(0).clamp_(max=0)
         if not isinstance(self.low, Tensor):
-            largest = torch.finfo(x.dtype).max
-            if abs(self.low) > largest:
-                raise ValueError(
-                    f"low must be in the range of x's dtype, {x.dtype} (+-{largest:.4g}), "
-                    f"got {self.low}"
-                )
+            if abs(self.low) > torch.finfo(x.dtype).max:
+                raise _out_of_range(self.low, x.dtype)
             if x.is_cpu:
                 self._check_low(x, torch.tensor(float(self.low), dtype=x.dtype))
             if self.low == 0:
@@ -77,6 +73,8 @@ class GeometricLow(Mixup):
                 f"low must broadcast to one row {tuple(x.shape[1:])}, got {tuple(low.shape)}"
             ) from None
         if x.is_cpu:
+            if low.isinf().any():
+                raise _out_of_range(self.low, x.dtype)
             self._check_low(x, low)
         return low
 
@@ -91,6 +89,13 @@ class GeometricLow(Mixup):
                     f"x must be at least low everywhere, got {below.amin().item():.9g} where low "
                     f"is {_short(self.low)}; low='auto' takes any data"
                 )
+
+
+def _out_of_range(low: object, dtype: torch.dtype) -> ValueError:
+    largest = torch.finfo(dtype).max
+    return ValueError(
+        f"low must be in the range of x's dtype, {dtype} (+-{largest:.4g}), got {_short(low)}"
+    )
 
 
 def _short(low: object) -> str:
