@@ -35,12 +35,12 @@ from mixnoise.ops import check_float, check_integer
 from mixnoise.optim import make_optimizer
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
-from mixnoise.sparse_scale import scale_of, scaled_rows
-from mixnoise.table_input import columns_of, table_of, validated
 from mixnoise.tabular import encoder_file
 from mixnoise.tabular.columns import Columns
 from mixnoise.tabular.noise import TableNoise
 from mixnoise.tabular.rows import Rows, held_out, parts
+from mixnoise.tabular.sparse_scale import scale_of, scaled_rows
+from mixnoise.tabular.table_input import columns_of, table_of, validated
 from mixnoise.train import pretrain
 
 #: scikit-learn's own checks that ``DACLEncoder`` does not pass, and why; for ``check_estimator``.

@@ -34,7 +34,6 @@ LAYERS = [
     ["mixnoise.monitor", "mixnoise.plots", "mixnoise.validation", "mixnoise.resuming"],
     ["mixnoise.loop"],
     ["mixnoise.train", "mixnoise.datasets", "mixnoise.tabular"],
-    ["mixnoise.sparse_scale", "mixnoise.table_input"],
     [
         *("mixnoise.__init__", "mixnoise.demo", "mixnoise.bench", "mixnoise.sklearn"),
         *("mixnoise.report", "mixnoise.cli"),

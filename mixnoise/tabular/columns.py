@@ -85,7 +85,8 @@ class Columns:
         """Look at a table.
 
         Raises:
-            ValueError: no column has anything to learn from, or a number is infinite.
+            ValueError: no column has anything to learn from, or a number is infinite, or numbers
+                lie so far apart that float64 cannot hold the distance.
         """
         found = cls(list(table.names))
         rows: Any = slice(None)
@@ -186,9 +187,15 @@ class Columns:
         if not len(x):
             self.dropped[name] = "has no values"
             return
-        low, center, high = np.percentile(x, (25, 50, 75))
-        # Where most values are the same, quartiles say nothing of the others.
-        scale = (high - low) / _QUARTILES_APART or _deviation(x, center) or 1.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, center, high = np.percentile(x, (25, 50, 75))
+            # Where most values are the same, quartiles say nothing of the others.
+            scale = (high - low) / _QUARTILES_APART or _deviation(x, center) or 1.0
+        if not np.isfinite([center, scale]).all():
+            raise ValueError(
+                f"column {name!r} holds numbers farther apart than float64 can tell, "
+                f"{np.finfo(np.float64).max:.2g}: divide the column by something"
+            )
         self.numbers.append(Number(name, float(center), float(scale), bool(missing.any()), kind))
 
     def _add_category(self, name: str, values: list[str | None]) -> None:
