@@ -15,11 +15,11 @@ from torch import nn
 
 from mixnoise import DACL, NTXentLoss, get_noise, nt_xent
 
-# Rows of each rank. Tiles of the PyTorch backend have 512 rows, blocks of the kernels 128.
+# Rows of each rank. Tiles of the PyTorch backend are of 512 x 2,048, blocks of the kernels of 128.
 COUNTS = {
     "equal": {2: [4, 4], 3: [3, 3, 3]},
     "unequal": {2: [5, 3], 3: [1, 6, 2]},
-    "tiles": {2: [515, 40], 3: [130, 513, 1]},
+    "tiles": {2: [515, 1540], 3: [130, 1930, 1]},
 }
 TEMPERATURES = (0.5, 0.0115, "tensor")
 D = 6

@@ -142,6 +142,7 @@ def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         (512, 17, torch.float32),
         (513, 17, torch.float32),
         (513, 128, torch.bfloat16),
+        (2561, 5, torch.float32),
     ],
     ids=str,
 )

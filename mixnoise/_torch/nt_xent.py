@@ -28,8 +28,9 @@ from torch import Tensor
 from mixnoise._torch.matmul import add_mm_, mm_of_rows, uses_onednn
 
 LOG2_E = math.log2(math.e)
-# 512 x 512 in float32 is 1 MiB: large enough for the matrix product, small enough for the caches.
-TILE = 512
+# 512 x 2,048 in float32 is 4 MiB: large enough for the matrix product, small enough for the caches.
+# Narrow in rows, since half of each square on the diagonal is computed twice.
+TILE_ROWS, TILE_COLUMNS = 512, 2048
 _ROWS_PER_BLOCK = 1024  # of either view
 # Exponentials kept from the forward for the backward, in elements. It holds all of them up to
 # M = 2,400 or so, where it saves a quarter of the time, and is a constant beyond.
@@ -63,8 +64,8 @@ def kept_elements(
     """How many exponentials the forward keeps for the backward; dtype is the compute dtype."""
     if not keep or is_running(dtype, temperature, fixed_temperature):
         return 0
-    whole, rest = n // TILE, n % TILE
-    all_tiles = 2 * n * n + whole * TILE**2 + rest**2
+    whole, rest = n // TILE_ROWS, n % TILE_ROWS
+    all_tiles = 2 * n * n + whole * TILE_ROWS**2 + rest**2
     return torch.sym_min(_KEPT_EXPONENTIALS, all_tiles)  # type: ignore[no-any-return]
 
 
@@ -73,16 +74,25 @@ def _row_blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + _ROWS_PER_BLOCK, n))
 
 
-def _tiles(n: int) -> Iterator[tuple[slice, slice, bool]]:
-    """Upper triangle as (rows, columns, whether the tile's diagonal is to be left out).
+def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
+    """Upper triangle as (rows, columns): the square on the diagonal, then what is to its right.
 
-    Both views are cut alike, so the positives, too, lie on diagonals of tiles.
+    Rows are of one view, and so are columns.
     """
-    half = [slice(start, min(start + TILE, n)) for start in range(0, n, TILE)]
-    blocks = half + [slice(b.start + n, b.stop + n) for b in half]
-    for i, rows in enumerate(blocks):
-        for j in range(i, len(blocks)):
-            yield rows, blocks[j], j in (i, i + len(half))
+    for view in (0, n):
+        for first in range(view, view + n, TILE_ROWS):
+            rows = slice(first, min(first + TILE_ROWS, view + n))
+            yield rows, rows
+            for left, right in ((rows.stop, view + n), (n + view, 2 * n)):
+                for start in range(left, right, TILE_COLUMNS):
+                    yield rows, slice(start, min(start + TILE_COLUMNS, right))
+
+
+def leave_out(tile: Tensor, value: float, row: int, column: int) -> None:
+    """Where a row meets itself or its positive; tile[0, 0] is of row and column of either view."""
+    diagonal = row - column
+    if -tile.shape[0] < diagonal < tile.shape[1]:
+        tile.diagonal(diagonal).fill_(value)
 
 
 def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -116,16 +126,15 @@ def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor
 def _log2_negatives_plain(z: Tensor, n: int, kept: Tensor) -> Tensor:
     """log2 n_i; fills ``kept`` with the exponentials of the first tiles."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
-    buffer = z.new_empty(TILE * TILE)
+    buffer = z.new_empty(TILE_ROWS * TILE_COLUMNS)
     used = 0
-    for rows, columns, leave_out_diagonal in _tiles(n):
+    for rows, columns in _tiles(n):
         size = (rows.stop - rows.start) * (columns.stop - columns.start)
         fits = used + size <= kept.numel()
         s = mm_of_rows(z[rows], z[columns], buffer)
         e = torch.exp2(s, out=kept[used : used + size].view(s.shape) if fits else s)
         used += size if fits else 0
-        if leave_out_diagonal:
-            e.diagonal().zero_()
+        leave_out(e, 0, rows.start % n, columns.start % n)
         total[rows] += e.sum(1)
         if columns != rows:
             total[columns] += e.sum(0)
@@ -137,7 +146,7 @@ def _log2_negatives_running(z: Tensor, n: int) -> Tensor:
     """log2 n_i with a running maximum, for temperatures too small (or unknown) to do without."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
     maximum = z.new_full((2 * n,), NO_MAXIMUM)
-    buffer = z.new_empty(TILE * TILE)
+    buffer = z.new_empty(TILE_ROWS * TILE_COLUMNS)
 
     def add(block: slice, s: Tensor) -> None:
         former = maximum[block]
@@ -146,10 +155,9 @@ def _log2_negatives_running(z: Tensor, n: int) -> Tensor:
         total[block] += torch.exp2(s - latest[:, None]).sum(1)
         maximum[block] = latest
 
-    for rows, columns, leave_out_diagonal in _tiles(n):
+    for rows, columns in _tiles(n):
         s = mm_of_rows(z[rows], z[columns], buffer)
-        if leave_out_diagonal:
-            s.diagonal().fill_(-math.inf)
+        leave_out(s, -math.inf, rows.start % n, columns.start % n)
         add(rows, s)
         if columns != rows:
             add(columns, s.T)
@@ -214,14 +222,14 @@ def _backward_negatives(
     # what a tile gives to its columns is summed transposed.
     transposed = uses_onednn(z)
     dz_t = z.new_zeros(z.shape[1], z.shape[0] if transposed else 0)
-    buffer, weights = z.new_empty(2, TILE * TILE)
+    buffer, weights = z.new_empty(2, TILE_ROWS * TILE_COLUMNS)
     # In the plain form e and u = g/l stay normal numbers. In the running form e_ik/l_i <= 1, and u
     # takes what is lost where log2 l, which is large at small temperatures, is rounded.
     rounded = log2_l.to(z.dtype)
     u = (g * torch.exp2((rounded if running else 0) - log2_l)).to(z.dtype)
     log2_l = rounded
     used = 0
-    for rows, columns, leave_out_diagonal in _tiles(n):
+    for rows, columns in _tiles(n):
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         size = shape[0] * shape[1]
         w = weights[:size].view(shape)
@@ -236,8 +244,7 @@ def _backward_negatives(
                 used += size
             else:
                 w *= mm_of_rows(z[rows], z[columns], buffer).exp2_()
-        if leave_out_diagonal:
-            w.diagonal().zero_()
+        leave_out(w, 0, rows.start % n, columns.start % n)
         add_mm_(dz[rows], w, z[columns])
         if columns == rows:  # the first tile of each block of rows
             own = z[rows].T.contiguous() if transposed else z[rows]

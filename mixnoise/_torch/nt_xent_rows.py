@@ -18,9 +18,11 @@ from torch import Tensor
 from mixnoise._torch.matmul import add_mm_, mm_of_rows
 from mixnoise._torch.nt_xent import (
     NO_MAXIMUM,
-    TILE,
+    TILE_COLUMNS,
+    TILE_ROWS,
     finish_gradient,
     is_running,
+    leave_out,
     losses,
     normalize,
     number_or_tensor,
@@ -63,18 +65,11 @@ def forward(
     return loss.to(z.dtype), Saved(z, own, stats, offset, running)
 
 
-def _blocks(n: int) -> Iterator[tuple[int, slice]]:
+def _blocks(n: int, step: int) -> Iterator[tuple[int, slice]]:
     """Of both views, as (view, rows)."""
     for view in range(2):
-        for start in range(0, n, TILE):
-            yield view, slice(start, min(start + TILE, n))
-
-
-def _leave_out(tile: Tensor, value: float, first_row: int, first_column: int) -> None:
-    """Itself and its positive, for each row: they stand at the same position of either view."""
-    diagonal = first_row - first_column
-    if -tile.shape[0] < diagonal < tile.shape[1]:
-        tile.diagonal(diagonal).fill_(value)
+        for start in range(0, n, step):
+            yield view, slice(start, min(start + step, n))
 
 
 def _log2_negatives(
@@ -83,21 +78,21 @@ def _log2_negatives(
     """log2 n_i ``(2 N_own,)`` over the rows of all processes."""
     n_own, n = own.shape[1], z.shape[1]
     log2_n = z.new_empty(2, n_own, dtype=wide)
-    buffer = z.new_empty(TILE * TILE)
-    for view, rows in _blocks(n_own):
+    buffer = z.new_empty(TILE_ROWS * TILE_COLUMNS)
+    for view, rows in _blocks(n_own, TILE_ROWS):
         block = own[view, rows]
         total = z.new_zeros(len(block), dtype=wide)
         maximum = z.new_full((len(block),), NO_MAXIMUM if running else 0)
-        for other_view, columns in _blocks(n):
+        for other_view, columns in _blocks(n, TILE_COLUMNS):
             s = mm_of_rows(block, z[other_view, columns], buffer)
             if running:
-                _leave_out(s, -math.inf, offset + rows.start, columns.start)
+                leave_out(s, -math.inf, offset + rows.start, columns.start)
                 former, maximum = maximum, torch.maximum(maximum, s.amax(1))
                 total *= torch.exp2(former - maximum)
                 s -= maximum[:, None]
             e = s.exp2_()
             if not running:
-                _leave_out(e, 0, offset + rows.start, columns.start)
+                leave_out(e, 0, offset + rows.start, columns.start)
             total += e.sum(1)
         log2_n[view, rows] = total.log2_() + maximum
     return log2_n.flatten()
@@ -127,10 +122,10 @@ def _backward_negatives(saved: Saved, own: Tensor, every: Tensor) -> Tensor:
     z, running = saved.z, saved.running
     n = z.shape[1]
     dz = torch.zeros_like(saved.own)
-    buffer, weight_buffer = z.new_empty(2, TILE * TILE)
-    for view, rows in _blocks(saved.own.shape[1]):
+    buffer, weight_buffer = z.new_empty(2, TILE_ROWS * TILE_COLUMNS)
+    for view, rows in _blocks(saved.own.shape[1], TILE_ROWS):
         block, u = saved.own[view, rows], own[view, rows, None]
-        for other_view, columns in _blocks(n):
+        for other_view, columns in _blocks(n, TILE_COLUMNS):
             s = mm_of_rows(block, z[other_view, columns], buffer)
             w = weight_buffer[: s.numel()].view(s.shape)
             u_k = every[other_view, columns]
@@ -140,7 +135,7 @@ def _backward_negatives(saved: Saved, own: Tensor, every: Tensor) -> Tensor:
                 w.addcmul_(s.sub_(log2_l_k).exp2_(), u_k)
             else:
                 torch.add(u, u_k, out=w).mul_(s.exp2_())
-            _leave_out(w, 0, saved.offset + rows.start, columns.start)
+            leave_out(w, 0, saved.offset + rows.start, columns.start)
             add_mm_(dz[view, rows], w, z[other_view, columns])
     return dz.flatten(0, 1)
 
