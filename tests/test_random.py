@@ -4,8 +4,11 @@ import noise_oracles as oracles
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mixnoise import get_noise
+from mixnoise._torch import host_random, random
 from mixnoise._torch.random import pcg4d
 
 SEEDS = (0, 1, 2, -1, 123456789, 2**32, -(2**63), 2**63 - 1)
@@ -38,6 +41,26 @@ def test_oracle_keys_known_answers():
     """The first numbers of SplitMix64 with seed 1234567, as published for it."""
     stream = [oracles.mix64((1234567 + i * oracles.GOLDEN) & oracles.MASK64) for i in (1, 2, 3)]
     assert stream == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@given(
+    seed=st.integers(-(2**63), 2**63 - 1) | st.sampled_from(SEEDS),
+    views=st.integers(1, 5),
+    n_rows=st.integers(1, 300),
+    alpha=st.floats(0, 1) | st.sampled_from([0, 1]),
+    per_batch=st.booleans(),
+)
+def test_numpy_on_the_cpu_draws_what_pytorch_draws_elsewhere(seed, views, n_rows, alpha, per_batch):
+    seed = torch.tensor(seed)
+    for stream in (random.STREAM_ROW, random.STREAM_KIND, random.STREAM_ELEMENT):
+        found = torch.stack(host_random.keys(seed, stream, views))
+        assert torch.equal(found, torch.stack(random.keys(seed, stream, views)))
+    partner, coef = host_random.draw_rows(seed, views, n_rows, alpha, per_batch)
+    expected_partner, expected_coef = random.draw_rows(seed, views, n_rows, alpha, per_batch)
+    assert torch.equal(partner, expected_partner)
+    assert torch.equal(coef, expected_coef)
+    kinds = host_random.draw_kinds(seed, n_rows, 3, per_batch)
+    assert torch.equal(kinds, random.draw_kinds(seed, n_rows, 3, per_batch))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mixnoise import Draw, Noise, get_noise
-from mixnoise._torch.random import ElementHash
+from mixnoise._torch.element_random import ElementHash
 from mixnoise.draw import FUNCTIONS
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """All views of a batch in PyTorch: x+ = mix(x_i, x_j) row by row, forward and backward.
 
 Works through blocks of rows that stay in cache, so it needs little memory beyond the views.
-Arithmetic in float32 for half types; see ``random.py`` for the random bits.
+Arithmetic in float32 for half types; see ``element_random.py`` for the random bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixnoise._torch import logarithm, random
+from mixnoise._torch import logarithm
+from mixnoise._torch.element_random import ElementHash
 from mixnoise.draw import FUNCTIONS
 
 _BLOCK_ELEMENTS = 2**19
@@ -92,7 +93,7 @@ def mix(
         return out
     out = x.new_empty(n_views, n_rows, n_columns)
     wide = arithmetic_dtype(x.dtype)
-    bits = random.ElementHash(seed, n_views, n_rows, n_columns)
+    bits = ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
         if name == "linear":
             _mix_linear(x, partner, coef, rows, out)
@@ -248,7 +249,7 @@ def mix_backward(
     wide = arithmetic_dtype(x.dtype)
     own_grad = grad.new_zeros(n_rows, n_columns, dtype=wide)
     other_grad = grad.new_zeros(n_views, n_rows, n_columns, dtype=wide)
-    bits = random.ElementHash(seed, n_views, n_rows, n_columns)
+    bits = ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
         for block in _row_blocks(rows, n_rows, n_columns):
             if name == "geometric":

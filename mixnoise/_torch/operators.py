@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixnoise._torch import host_random as _host_random
 from mixnoise._torch import mix as _mix
 from mixnoise._torch import nt_xent as _nt_xent
 from mixnoise._torch import random as _random
@@ -141,7 +142,8 @@ mix_backward.register_autograd(_mix_second_grad)
 def draw_rows(
     seed: Tensor, views: int, n_rows: int, alpha: float, per_batch: bool
 ) -> tuple[Tensor, Tensor]:
-    return _random.draw_rows(seed, views, n_rows, alpha, per_batch)
+    draw = _host_random.draw_rows if seed.is_cpu else _random.draw_rows
+    return draw(seed, views, n_rows, alpha, per_batch)
 
 
 @draw_rows.register_fake
@@ -154,7 +156,8 @@ def _(
 
 @torch.library.custom_op("mixnoise::draw_kinds", mutates_args=())
 def draw_kinds(seed: Tensor, n_rows: int, n_kinds: int, per_batch: bool) -> Tensor:
-    return _random.draw_kinds(seed, n_rows, n_kinds, per_batch)
+    draw = _host_random.draw_kinds if seed.is_cpu else _random.draw_kinds
+    return draw(seed, n_rows, n_kinds, per_batch)
 
 
 @draw_kinds.register_fake
