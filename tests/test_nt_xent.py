@@ -138,6 +138,8 @@ def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("n", "d", "dtype"),
     [
+        (256, 17, torch.float32),
+        (257, 17, torch.float32),
         (511, 3, torch.float32),
         (512, 17, torch.float32),
         (513, 17, torch.float32),

@@ -22,7 +22,7 @@ def _onednn_is_faster() -> bool:
 
 _ONEDNN_IS_FASTER = _onednn_is_faster()
 # Elements of a tile; with fewer, MKL is done before oneDNN has begun.
-_SMALLEST = 2**14
+_SMALLEST = 2**15
 
 
 def uses_onednn(a: Tensor) -> bool:
@@ -56,8 +56,8 @@ def mm_of_rows(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
 
 
 def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, one of them a tile; both contiguous if they go to oneDNN."""
+    """total += a @ b, one of them a tile; b contiguous if they go to oneDNN."""
     if _by_onednn(a, max(a.numel(), b.numel())):
-        total += _linear(a, b.T)
+        total += _linear(a.contiguous(), b.T)
     else:
         total.addmm_(a, b)

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mixnoise._torch.matmul import add_mm_, mm_of_rows, uses_onednn
 
@@ -64,9 +65,8 @@ def kept_elements(
     """How many exponentials the forward keeps for the backward; dtype is the compute dtype."""
     if not keep or is_running(dtype, temperature, fixed_temperature):
         return 0
-    whole, rest = n // TILE_ROWS, n % TILE_ROWS
-    all_tiles = 2 * n * n + whole * TILE_ROWS**2 + rest**2
-    return torch.sym_min(_KEPT_EXPONENTIALS, all_tiles)  # type: ignore[no-any-return]
+    # Of few rows all, of more no more than three quarters are computed.
+    return torch.sym_min(_KEPT_EXPONENTIALS, 4 * n * n)  # type: ignore[no-any-return]
 
 
 def _row_blocks(n: int) -> Iterator[slice]:
@@ -77,8 +77,12 @@ def _row_blocks(n: int) -> Iterator[slice]:
 def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
     """Upper triangle as (rows, columns): the square on the diagonal, then what is to its right.
 
-    Rows are of one view, and so are columns.
+    Rows are of one view, and so are columns; but few rows are one square, since every tile costs a
+    dozen calls.
     """
+    if 2 * n <= TILE_ROWS:
+        yield slice(0, 2 * n), slice(0, 2 * n)
+        return
     for view in (0, n):
         for first in range(view, view + n, TILE_ROWS):
             rows = slice(first, min(first + TILE_ROWS, view + n))
@@ -88,11 +92,11 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
                     yield rows, slice(start, min(start + TILE_COLUMNS, right))
 
 
-def leave_out(tile: Tensor, value: float, row: int, column: int) -> None:
-    """Where a row meets itself or its positive; tile[0, 0] is of row and column of either view."""
-    diagonal = row - column
-    if -tile.shape[0] < diagonal < tile.shape[1]:
-        tile.diagonal(diagonal).fill_(value)
+def leave_out(tile: Tensor, value: float, row: int, column: int, n: int) -> None:
+    """Where a row of 2n meets itself or its positive; tile[0, 0] is of ``row`` and ``column``."""
+    for diagonal in (row - column - n, row - column, row - column + n):
+        if -tile.shape[0] < diagonal < tile.shape[1]:
+            tile.diagonal(diagonal).fill_(value)
 
 
 def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -113,13 +117,13 @@ def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor
             length = former = torch.linalg.vector_norm(x, dim=2)
         else:
             largest = x.abs().amax(2)
-            x /= largest[..., None]
-            length = torch.linalg.vector_norm(x, dim=2).masked_fill_(largest == 0, 0)
+            x /= _nonzero(largest)[..., None]
+            length = torch.linalg.vector_norm(x, dim=2)
             former = largest * length
         zero = former < torch.finfo(z1.dtype).tiny
-        x *= (norm_of_rows(t) / length)[..., None]
-        z[:, rows] = x.masked_fill_(zero[..., None], 0)
-        norm[:, rows] = former.masked_fill(zero, math.inf)
+        length.masked_fill_(zero, math.inf)
+        norm[:, rows] = former.masked_fill_(zero, math.inf)
+        z[:, rows] = x.mul_((norm_of_rows(t) / length)[..., None])
     return z.flatten(0, 1), norm.flatten()
 
 
@@ -134,7 +138,7 @@ def _log2_negatives_plain(z: Tensor, n: int, kept: Tensor) -> Tensor:
         s = mm_of_rows(z[rows], z[columns], buffer)
         e = torch.exp2(s, out=kept[used : used + size].view(s.shape) if fits else s)
         used += size if fits else 0
-        leave_out(e, 0, rows.start % n, columns.start % n)
+        leave_out(e, 0, rows.start, columns.start, n)
         total[rows] += e.sum(1)
         if columns != rows:
             total[columns] += e.sum(0)
@@ -157,7 +161,7 @@ def _log2_negatives_running(z: Tensor, n: int) -> Tensor:
 
     for rows, columns in _tiles(n):
         s = mm_of_rows(z[rows], z[columns], buffer)
-        leave_out(s, -math.inf, rows.start % n, columns.start % n)
+        leave_out(s, -math.inf, rows.start, columns.start, n)
         add(rows, s)
         if columns != rows:
             add(columns, s.T)
@@ -184,10 +188,10 @@ def losses(z1: Tensor, z2: Tensor, log2_n: Tensor) -> tuple[Tensor, Tensor, Tens
     positive = log2_n.new_empty(z1.shape[0])
     for rows in _row_blocks(z1.shape[0]):
         positive[rows] = (z1[rows].to(log2_n.dtype) * z2[rows].to(log2_n.dtype)).sum(1)
-    positive = positive.repeat(2)
+    positive = torch.cat((positive, positive))
     x = (log2_n - positive) / LOG2_E
-    loss = torch.logaddexp(x, torch.zeros_like(x))
-    return loss, torch.logaddexp2(log2_n, positive), x.sigmoid()
+    loss = F.softplus(x, threshold=40)  # beyond which it is x, to the last bit
+    return loss, torch.add(positive, loss, alpha=LOG2_E), x.sigmoid()
 
 
 def forward(
@@ -219,8 +223,8 @@ def _backward_negatives(
     n = z.shape[0] // 2
     dz = torch.zeros_like(z)
     # oneDNN takes a transposed second factor as it is, but copies a transposed first one: with it,
-    # what a tile gives to its columns is summed transposed.
-    transposed = uses_onednn(z)
+    # what a tile gives to its columns is summed transposed. A single tile gives all to its rows.
+    transposed = uses_onednn(z) and 2 * n > TILE_ROWS
     dz_t = z.new_zeros(z.shape[1], z.shape[0] if transposed else 0)
     buffer, weights = z.new_empty(2, TILE_ROWS * TILE_COLUMNS)
     # In the plain form e and u = g/l stay normal numbers. In the running form e_ik/l_i <= 1, and u
@@ -244,8 +248,12 @@ def _backward_negatives(
                 used += size
             else:
                 w *= mm_of_rows(z[rows], z[columns], buffer).exp2_()
-        leave_out(w, 0, rows.start % n, columns.start % n)
-        add_mm_(dz[rows], w, z[columns])
+        leave_out(w, 0, rows.start, columns.start, n)
+        # By views: a square of few rows holds both, and longer sums would be less exact.
+        for start in range(0, shape[1], n):
+            some = w[:, start : start + n]
+            first = columns.start + start
+            add_mm_(dz[rows], some, z[first : first + some.shape[1]])
         if columns == rows:  # the first tile of each block of rows
             own = z[rows].T.contiguous() if transposed else z[rows]
         elif transposed:

@@ -86,13 +86,13 @@ def _log2_negatives(
         for other_view, columns in _blocks(n, TILE_COLUMNS):
             s = mm_of_rows(block, z[other_view, columns], buffer)
             if running:
-                leave_out(s, -math.inf, offset + rows.start, columns.start)
+                leave_out(s, -math.inf, offset + rows.start, columns.start, n)
                 former, maximum = maximum, torch.maximum(maximum, s.amax(1))
                 total *= torch.exp2(former - maximum)
                 s -= maximum[:, None]
             e = s.exp2_()
             if not running:
-                leave_out(e, 0, offset + rows.start, columns.start)
+                leave_out(e, 0, offset + rows.start, columns.start, n)
             total += e.sum(1)
         log2_n[view, rows] = total.log2_() + maximum
     return log2_n.flatten()
@@ -135,7 +135,7 @@ def _backward_negatives(saved: Saved, own: Tensor, every: Tensor) -> Tensor:
                 w.addcmul_(s.sub_(log2_l_k).exp2_(), u_k)
             else:
                 torch.add(u, u_k, out=w).mul_(s.exp2_())
-            leave_out(w, 0, saved.offset + rows.start, columns.start)
+            leave_out(w, 0, saved.offset + rows.start, columns.start, n)
             add_mm_(dz[view, rows], w, z[other_view, columns])
     return dz.flatten(0, 1)
 
