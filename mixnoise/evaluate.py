@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixnoise.checks import check_choice, check_integer
 from mixnoise.features import (
     Encoder,
     LabelledData,
@@ -21,7 +22,6 @@ from mixnoise.features import (
     labelled_sets,
 )
 from mixnoise.metrics import unit_rows
-from mixnoise.ops import check_choice, check_integer
 from mixnoise.sgd_probe import as_loader, batches_of, sgd_probe
 
 Stream = Dataset[Any] | DataLoader[Any]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixnoise.ops import check_float
+from mixnoise.checks import check_float
 
 _ROWS_PER_BLOCK = 1024
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixnoise.checks import check_float, check_integer
 from mixnoise.collectives import failing_together, resolve
 from mixnoise.hidden_site import HiddenSite, check_rows, site_of
 from mixnoise.losses import NTXentLoss
 from mixnoise.micro_batches import in_micro_batches
 from mixnoise.noises.base import Noise
 from mixnoise.noises.hidden import Hidden
-from mixnoise.ops import check_float, check_integer
 
 
 class DACL(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 from types import ModuleType
 
 import torch
@@ -12,40 +11,13 @@ from torch.autograd import forward_ad
 
 from mixnoise._torch import operators as torch_operators
 from mixnoise._torch.mix import arithmetic_dtype
+from mixnoise.checks import check_batch, check_choice, check_float, check_float_tensor
 from mixnoise.collectives import resolve
 from mixnoise.draw import FUNCTIONS, Draw
 
-FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BACKENDS = ("auto", "torch", "triton")
 REDUCTIONS = ("mean", "sum", "none")
 PRECISIONS = ("auto", "ieee", "bf16x6", "bf16x3")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def check_integer(name: str, value: object, least: int) -> int:
-    """An integer of any library as Python's; not a bool."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def check_float(name: str, value: object, rule: str) -> float:
-    """A real number as a float; NaN is left to the caller's rule."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {rule}, got {type(value).__name__} {value!r}")
-    return float(value)
-
-
-def check_float_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.dtype not in FLOAT_DTYPES:
-        allowed = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
-        raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")
 
 
 def kernels_for(operation: str, backend: str, x: Tensor) -> ModuleType | None:
@@ -316,17 +288,6 @@ def _check_reverse_mode(operation: str, x: Tensor) -> None:
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"draw.{name} must be a tensor, got {type(value).__name__} {value!r}")
-
-
-def check_batch(name: str, x: object) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got one with layout {x.layout}")
-    if x.ndim == 0:
-        raise ValueError(f"{name} must have shape (N, *features), got a 0-d tensor")
-    if x.shape[0] == 0:
-        raise ValueError(f"{name} must have at least one row, got an empty batch {tuple(x.shape)}")
 
 
 def _check_field(

@@ -27,11 +27,11 @@ except ModuleNotFoundError as error:
 import numpy as np
 import torch
 
+from mixnoise.checks import check_float, check_integer
 from mixnoise.features import frozen
 from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
 from mixnoise.noises.base import Noise
-from mixnoise.ops import check_float, check_integer
 from mixnoise.optim import make_optimizer
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state

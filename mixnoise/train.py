@@ -18,13 +18,13 @@ from torch import Tensor
 from mixnoise.accelerator import accelerator_for, shared_loader
 from mixnoise.agreement import Agreement, lost_contact_explained
 from mixnoise.batches import Loader, make_batches
+from mixnoise.checks import check_choice, check_float, check_integer
 from mixnoise.collectives import resolve
 from mixnoise.features import LabelledData
 from mixnoise.loop import Loop, LossNotFinite
 from mixnoise.model import DACL
 from mixnoise.monitor import Monitor, check_probe
 from mixnoise.noises.base import Noise
-from mixnoise.ops import check_choice, check_float, check_integer
 from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
 from mixnoise.resuming import freed_if_nothing_comes_of_it, open_run
 from mixnoise.run_folder import RunFolder

@@ -15,6 +15,7 @@ KERNELS = PACKAGE.parent / "kernels" / "mixnoise_kernels"
 # A module may import mixnoise modules from layers below its own, or from its own layer.
 LAYERS = [
     [
+        "mixnoise.checks",
         "mixnoise.draw",
         "mixnoise.beside",
         "mixnoise.seeding",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mixnoise.checks import check_choice
 from mixnoise.datasets.files import comma_separated, first_that_exists, folders, read_lines
 from mixnoise.datasets.split import Split, make_split, standardised, stratified
-from mixnoise.ops import check_choice
 
 _HOW_TO_GET_IT = (
     "put {name}.dat of https://sci2s.ugr.es/keel/datasets.php into $MIXNOISE_DATA/tabular (by "

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from mixnoise.checks import check_choice
 from mixnoise.datasets.files import folders
-from mixnoise.ops import check_choice
 
 
 @dataclass(frozen=True)

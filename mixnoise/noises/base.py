@@ -12,15 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mixnoise.checks import check_batch, check_choice, check_float, check_float_tensor
 from mixnoise.draw import Draw
-from mixnoise.ops import (
-    check_batch,
-    check_choice,
-    check_float,
-    check_float_tensor,
-    draw_rows,
-    mix,
-)
+from mixnoise.ops import draw_rows, mix
 
 GRANULARITIES = ("sample", "batch")
 

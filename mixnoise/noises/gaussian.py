@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixnoise.checks import check_float, check_float_tensor
 from mixnoise.draw import Draw
 from mixnoise.noises.base import Noise, check_sample_arguments, mix_with, seed_tensor
-from mixnoise.ops import check_float, check_float_tensor
 
 
 class Gaussian(Noise):

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mixnoise.checks import check_float
 from mixnoise.draw import Draw
 from mixnoise.noises.base import Mixup, check_sample_arguments
-from mixnoise.ops import check_float
 
 
 class GeometricLow(Mixup):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixnoise.checks import check_integer
 from mixnoise.draw import Draw
 from mixnoise.noises.base import Noise
 from mixnoise.noises.binary import Binary
-from mixnoise.ops import check_integer
 
 # Else the masks of codes would be those of the numbers that are mixed by masks, too.
 _OF_CODES = 0x5851F42D4C957F2D
