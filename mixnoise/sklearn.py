@@ -41,7 +41,7 @@ from mixnoise.tabular.noise import TableNoise
 from mixnoise.tabular.rows import Rows, held_out, parts
 from mixnoise.tabular.sparse_scale import scale_of, scaled_rows
 from mixnoise.tabular.table_input import columns_of, table_of, validated
-from mixnoise.train import pretrain
+from mixnoise.train import LossNotFinite, pretrain
 
 #: scikit-learn's own checks that ``DACLEncoder`` does not pass, and why; for ``check_estimator``.
 EXPECTED_FAILED_CHECKS: dict[str, str] = {}
@@ -165,21 +165,23 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             n = min(int(len(x) * _VALIDATION_SHARE), _VALIDATION_ROWS)
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "held out", 0))
             data, validation = held_out(x, n, generator)
-        run = pretrain(
-            self.model_,
-            data,
-            epochs=self.max_iter,
-            batch_size=self.batch_size,
-            lr=self.learning_rate,
-            seed=self._seed,
-            validation=validation,
-            patience=None if validation is None else self.n_iter_no_change,
-            evaluate_every=None if validation is None else 1,
-            run_dir=self.run_dir,
-            resume=self.resume,
-            progress=bool(self.verbose),
-        )
-        self.model_.eval()
+        try:
+            run = pretrain(
+                self.model_,
+                data,
+                epochs=self.max_iter,
+                batch_size=self.batch_size,
+                lr=self.learning_rate,
+                seed=self._seed,
+                validation=validation,
+                patience=None if validation is None else self.n_iter_no_change,
+                evaluate_every=None if validation is None else 1,
+                run_dir=self.run_dir,
+                resume=self.resume,
+                progress=bool(self.verbose),
+            )
+        finally:
+            self.model_.eval()
         self.history_, self.n_iter_ = run.history, len(run.history)
         return self
 
@@ -188,6 +190,9 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
         The first call, unless ``fit`` was called before, also learns what the columns are, from its
         rows alone. Parameters that shape the network are those of that call.
+
+        Raises:
+            LossNotFinite: the loss became NaN or infinite; the weights are those before that batch.
         """
         self._check_parameters()
         if hasattr(self, "model_"):
@@ -204,14 +209,24 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         generator = torch.Generator().manual_seed(derive_seed(seed, "noise", 0))
         device = next(self.model_.parameters()).device
         self.model_.train()
-        for rows in order.split(self.batch_size):
-            if len(rows) < 2:
-                continue  # a row alone has no partner
-            loss = self.model_(x[rows].to(device), generator=generator)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-        self.model_.eval()
+        try:
+            for step, rows in enumerate(order.split(self.batch_size)):
+                if len(rows) < 2:
+                    continue  # a row alone has no partner
+                loss = self.model_(x[rows].to(device), generator=generator)
+                if not loss.isfinite():
+                    raise LossNotFinite(
+                        f"the loss became {loss.item()} at batch {step} of these rows; the weights "
+                        f"are those before it: look at its rows, lower learning_rate="
+                        f"{self.learning_rate} or raise temperature={self.temperature}",
+                        step,
+                        rows,
+                    )
+                self._optimizer.zero_grad()
+                loss.backward()
+                self._optimizer.step()
+        finally:
+            self.model_.eval()
         self.n_iter_ += 1
         return self
 

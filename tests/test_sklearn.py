@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from mixnoise import get_noise
 from mixnoise.sklearn import EXPECTED_FAILED_CHECKS, DACLEncoder
+from mixnoise.train import LossNotFinite
 
 QUICK = {"n_components": 16, "batch_size": 64, "max_iter": 2, "random_state": 0}
 DIGITS = load_digits(return_X_y=True)
@@ -209,6 +210,17 @@ def test_looking_at_columns_changes_nothing():
     encoder.fit(X)
     encoder.inspect_columns(X[:, :5])
     assert encoder.n_features_in_ == 64
+
+
+@pytest.mark.parametrize("how", ["fit", "partial_fit"])
+def test_a_loss_that_is_not_finite_raises_and_leaves_an_encoder_in_evaluation_mode(how):
+    X = np.random.default_rng(0).normal(size=(64, 3))
+    encoder = DACLEncoder(**QUICK | {"batch_size": 16, "learning_rate": 1e30})
+    with pytest.raises(LossNotFinite, match=r"the loss became (nan|inf)") as raised:
+        getattr(encoder, how)(X)
+    assert raised.value.step > 0
+    assert len(raised.value.indices) == 16
+    assert not any(module.training for module in encoder.model_.modules())
 
 
 def test_partial_fit_goes_on():
