@@ -88,7 +88,7 @@ def check_rows(h: Any, n_rows: int) -> None:
 def _submodule(encoder: nn.Module, name: str) -> nn.Module:
     """The submodule of that name, whether or not the encoder, or a part of it, is compiled."""
     modules: dict[str, nn.Module] = {}
-    for path, module in encoder.named_modules():
+    for path, module in encoder.named_modules(remove_duplicate=False):
         # A compiled submodule is found twice; the hooks of its wrapper, which comes first, are
         # obeyed whenever they are added.
         modules.setdefault(".".join(p for p in path.split(".") if p != "_orig_mod"), module)

@@ -16,7 +16,10 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
 
     Args:
         histories: name of the run to its history, as :class:`mixnoise.train.Run` has it.
-        path: where the picture goes; its suffix decides the format.
+        path: where the picture goes; its suffix decides the format, PNG without one.
+
+    Raises:
+        ValueError: there is nothing to show.
     """
     from matplotlib.figure import Figure
 
@@ -27,11 +30,16 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: P
         "knn_accuracy": "kNN accuracy",
     }
     shown = [k for k in wanted if any(k in row for h in histories.values() for row in h)]
+    if not shown:
+        raise ValueError(f"histories must have one of {', '.join(wanted)}, got none")
     figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for name, history in histories.items():
             points = [(row["epoch"], row[key]) for row in history if key in row]
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.5)
+            if points:
+                marker = "o" if len(points) == 1 else None
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, label=plain_text(name), linewidth=1.5, marker=marker)
         axes.set_xlabel("epoch")
         axes.set_title(wanted[key], fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
@@ -49,17 +57,17 @@ def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path) -> Non
         path: where the picture goes.
     """
     from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
 
     labels = np.asarray(labels)
     figure = Figure(figsize=(3.6 * len(features), 3.8), layout="constrained")
     panels = figure.subplots(1, len(features), squeeze=False)[0]
     for axes, (name, h) in zip(panels, features.items(), strict=True):
-        points = TSNE(init="pca", random_state=0).fit_transform(np.asarray(h))
+        points = in_two_dimensions(h)
         for i, label in enumerate(np.unique(labels)):
             chosen = labels == label
-            axes.scatter(*points[chosen].T, s=5, color=f"C{i % 10}", label=str(label), linewidth=0)
-        axes.set_title(name, fontsize=10)
+            text = plain_text(label)
+            axes.scatter(*points[chosen].T, s=5, color=f"C{i % 10}", label=text, linewidth=0)
+        axes.set_title(plain_text(name), fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
     handles, names = panels[0].get_legend_handles_labels()
@@ -75,6 +83,28 @@ def plot_embeddings(features: Mapping[str, Any], labels: Any, path: Path) -> Non
     _save(figure, path)
 
 
+def in_two_dimensions(features: Any) -> Any:
+    """``(N, 2)`` of ``(N, D)`` by t-SNE (van der Maaten and Hinton, JMLR 2008), N >= 2."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+
+    x = StandardScaler().fit_transform(np.asarray(features, np.float64))
+    if x.any():  # else they are all the same, and PCA would divide by their variance
+        x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    # What has collapsed, or is one column, has no two principal components to begin with.
+    init = "pca" if np.linalg.matrix_rank(x) > 1 else "random"
+    return TSNE(init=init, perplexity=perplexity, random_state=0).fit_transform(x)
+
+
+def plain_text(text: object) -> str:
+    """Without what matplotlib has a meaning for: formulas between dollars, and legends leave out
+    what begins with an underscore."""
+    escaped = str(text).replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def _save(figure: Any, path: Path) -> None:
     with written_beside(path) as part:
-        figure.savefig(part, dpi=150)
+        figure.savefig(part, dpi=150, format=path.suffix.lower().lstrip(".") or "png")

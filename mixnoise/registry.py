@@ -6,6 +6,7 @@ installed distribution; ``distribution/name`` always means the last.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 from collections import Counter
@@ -69,6 +70,8 @@ def get_noise(name: str, **kwargs: Any) -> Noise:
     else:
         plugin = _find(name)
         noise = build(str(plugin), plugin.load(), kwargs)
+    if "name" in vars(noise) and noise.name != name:  # one that its factory gave out before
+        noise = copy.copy(noise)
     noise.name = name
     return noise
 

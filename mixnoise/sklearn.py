@@ -33,6 +33,7 @@ from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
 from mixnoise.noises.base import Noise
 from mixnoise.optim import make_optimizer
+from mixnoise.plugins import NoisePluginError
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
 from mixnoise.tabular import encoder_file
@@ -270,8 +271,18 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         check_is_fitted(self, "model_")
         parameters = {**self.get_params(), **self._fitted}
-        if isinstance(parameters["noise"], Noise):
-            parameters["noise"] = parameters["noise"].config()
+        if isinstance(noise := parameters["noise"], Noise):
+            parameters["noise"] = noise.config()
+            try:
+                again = get_noise(**parameters["noise"])
+                known = [*map(type, again.modules())] == [*map(type, noise.modules())]
+            except (TypeError, ValueError, NoisePluginError):
+                known = False
+            if not known:
+                raise ValueError(
+                    f"{type(noise).__name__} cannot be saved, for no name stands for it: see "
+                    "register_noise"
+                )
         if not isinstance(parameters["categorical_features"], str):
             categorical = np.asarray(parameters["categorical_features"])
             parameters["categorical_features"] = categorical.tolist()
@@ -362,6 +373,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _noise_of_numbers(self) -> Noise:
         if isinstance(self.noise, Noise):
             return self.noise
+        if not isinstance(self.noise, str):
+            raise TypeError(f"noise must be a name or a Noise, got {type(self.noise).__name__}")
         try:
             return get_noise(self.noise, alpha=self.alpha)
         except TypeError:  # it has another strength

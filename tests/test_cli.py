@@ -105,6 +105,17 @@ def test_check_of_what_cannot_be_built(arguments, message):
     assert found.stdout == ""
 
 
+@pytest.mark.parametrize("error", [KeyError, RuntimeError, ZeroDivisionError])
+def test_check_of_a_noise_whose_constructor_fails(error):
+    @register_noise(f"fails-with-{error.__name__}")
+    def fail():
+        raise error("k")
+
+    found = run("check", f"fails-with-{error.__name__}")
+    assert found.exit_code == 2
+    assert f"cannot be built: {error.__name__}('k')" in found.stderr
+
+
 def test_help_names_the_commands():
     found = run("--help")
     assert found.exit_code == 0

@@ -288,7 +288,7 @@ def test_values_out_of_range_are_refused_by_the_name_of_their_option(table, fold
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", None])
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"left_out": 3}', None])
 def test_a_run_that_is_damaged(table, folder, content):
     pretrained(table)
     described = folder / "runs" / "trees" / "table.json"
@@ -454,3 +454,36 @@ def test_help_teaches():
     for command in ("pretrain", "embed", "probe", "info", "demo", "bench", "noises", "check"):
         assert run(command, "--help").exit_code == 0
         assert command in text
+
+
+def test_text_stays_text_in_another_file(folder):
+    kinds = ["true", "false", "unknown"]
+    lines = ["kind,size", *(f"{kinds[i % 3]},{i}" for i in range(60))]
+    (folder / "t.csv").write_text("\n".join(lines))
+    run("pretrain", "t.csv", *QUICK)
+    run("embed", "t.csv", "--run", "runs/t")
+    some = [line for line in lines[1:] if "unknown" not in line]
+    (folder / "u.csv").write_text("\n".join([lines[0], *some]))
+    run("embed", "u.csv", "--run", "runs/t")
+    of_all = pl.read_parquet(folder / "t-embedded.parquet").to_numpy()
+    chosen = [i for i, line in enumerate(lines[1:]) if line in some]
+    of_some = pl.read_parquet(folder / "u-embedded.parquet").to_numpy()
+    np.testing.assert_allclose(of_some, of_all[chosen], atol=1e-6)
+
+
+def test_a_label_without_a_name_is_refused(table, folder):
+    assert "has no column ''" in fails("pretrain", "trees.csv", "--label", "", *QUICK)
+    assert not (folder / "runs").exists()
+
+
+DAMAGED = {"config.json": [b"{}", b"[]", b"\xff"], "metrics.csv": [b"\xff"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [(file, b) for file, contents in DAMAGED.items() for b in contents],
+)
+def test_information_on_a_run_that_is_damaged(table, folder, file, content):
+    pretrained(table)
+    (folder / "runs" / "trees" / file).write_bytes(content)
+    assert "runs/trees: config.json or metrics.csv is damaged" in fails("info", "runs/trees")

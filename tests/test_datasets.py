@@ -5,6 +5,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import urllib.error
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 from mixnoise.datasets import (
     ImageFolder,
     cifar,
+    fashion_mnist,
+    files,
     load_adult,
     load_cifar10,
     load_cifar100,
@@ -21,7 +24,7 @@ from mixnoise.datasets import (
     load_keel,
 )
 from mixnoise.datasets.fashion_mnist import read_idx
-from mixnoise.datasets.files import folders
+from mixnoise.datasets.files import folders, read_lines
 
 
 def idx(shape, content=None):
@@ -91,6 +94,44 @@ def test_damaged_idx(tmp_path, content, message):
         (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_idx(tmp_path / "a.gz", (2, 3))
+
+
+def flipped(content):
+    """With one byte changed, at any of some places."""
+    for place in range(12, len(content) - 8, 7):
+        yield content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :]
+
+
+def test_idx_of_damaged_compression(tmp_path):
+    content = idx((40, 10), np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes())
+    for damaged in flipped(content):
+        (tmp_path / "a.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.gz (is missing or damaged|must hold)"):
+            read_idx(tmp_path / "a.gz", (40, 10), "0")
+
+
+def test_archives_of_damaged_compression(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.xz", "w:xz") as archive:
+        archive.addfile(member := tarfile.TarInfo("t"), io.BytesIO(b""))
+        member.size, member.name = 400, "u"
+        content = np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes()
+        archive.addfile(member, io.BytesIO(content))
+    for damaged in flipped((tmp_path / "a.tar.xz").read_bytes()):
+        (tmp_path / "b.tar.xz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"(?s)b\.tar\.xz is damaged, .*; as you like"):
+            read_lines(tmp_path / "b.tar.xz", "u", "as you like")
+
+
+def test_a_download_that_fails_says_what_is_missing(data_folder, monkeypatch):
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", offline)
+    monkeypatch.setattr(files, "folders", lambda name: iter([data_folder / name]))
+    monkeypatch.setattr(fashion_mnist, "folders", files.folders)
+    message = r"fashion-mnist is missing, and the set could not be downloaded .*no network.*; "
+    with pytest.raises(ValueError, match=message):
+        load_fashion_mnist()
 
 
 def test_altered_idx(tmp_path):
@@ -176,8 +217,10 @@ MAGIC = [f"{i % 7},{i % 5},1,2,3,4,5,6,7,8,{'gh'[i % 2]}" for i in range(19_020)
         ([*MAGIC[:2], "1,2,g", *MAGIC[3:]], r"magic\.dat of .*:3 must have 11 values, got 3"),
         (["x" + MAGIC[0], *MAGIC[1:]], r"altered: could not convert string to float: 'x0'; put"),
         ([MAGIC[0][:-1] + "q", *MAGIC[1:]], r"altered: it must have 2 classes, got 3; put"),
+        (["nan" + MAGIC[0][1:], *MAGIC[1:]], r"altered: a number is NaN or beyond float32; put"),
+        (["1e60" + MAGIC[0][1:], *MAGIC[1:]], r"altered: a number is NaN or beyond float32; put"),
     ],
-    ids=["truncated", "short row", "not a number", "another class"],
+    ids=["truncated", "short row", "not a number", "another class", "NaN", "too large"],
 )
 def test_altered_tables(data_folder, lines, message):
     (data_folder / "tabular").mkdir()
@@ -216,6 +259,12 @@ def test_altered_adult(data_folder):
     (data_folder / "tabular" / "adult.test").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"adult\.test was altered: 3,846 of its test rows .* 0; "):
         load_adult()
+    for altered in ("nan", "-inf", "-5"):
+        lines[-1] = row.replace(" 40,", f" {altered},") + "<=50K."
+        (data_folder / "tabular" / "adult.test").write_text("\n".join(lines))
+        message = f"adult.test was altered: .* must be finite and not negative, got {altered}; put"
+        with pytest.raises(ValueError, match=message):
+            load_adult()
 
 
 # CIFAR-10.
@@ -249,6 +298,9 @@ def test_batches_of_cifar10(data_folder, monkeypatch):
         load_cifar10()
     (folder / "data_batch_1").unlink()
     with pytest.raises(ValueError, match=r"data_batch_1 is missing; unpack https"):
+        load_cifar10()
+    (folder / "data_batch_1").mkdir()
+    with pytest.raises(ValueError, match=r"data_batch_1 is a folder, and must be a file; unpack"):
         load_cifar10()
 
 
@@ -366,3 +418,32 @@ def test_cifar10_of_jpegs():
     # Means of the colours, as published for the original images: 0.49, 0.48, 0.45.
     means = pixels.reshape(10_000, 3, -1).mean((0, 2)) / 255
     assert means == pytest.approx([0.494, 0.485, 0.450], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("size", "label", "message"),
+    [
+        ((32, 1), 1, r"image 0 has \(32, 1\) pixels"),
+        ((32, 32), 0.5, "labels must be integers from 0 to 9"),
+        ((32, 32), -1, "labels must be integers from 0 to 9"),
+    ],
+)
+def test_jpegs_of_another_size_or_label(tmp_path, size, label, message):
+    image, file = pytest.importorskip("PIL.Image"), io.BytesIO()
+    image.new("RGB", size).save(file, "JPEG")
+    jpeg = np.frombuffer(file.getvalue(), np.uint8)
+    np.savez(tmp_path / "a.npz", jpeg=jpeg, offset=[0, len(jpeg)], label=np.array([label]))
+    with pytest.raises(ValueError, match=rf"a\.npz is damaged, .*{message}; unpack"):
+        cifar.read_jpegs(tmp_path / "a.npz", 1)
+
+
+def test_image_folder_refuses_sizes_and_bombs(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "cat").mkdir()
+    image.new("RGB", (30, 20)).save(tmp_path / "cat" / "a.png")
+    for size in (0, 8.5):
+        with pytest.raises(ValueError, match=f"size must be an integer >= 1, got {size}"):
+            ImageFolder(tmp_path, size)
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        ImageFolder(tmp_path, 8)[0]

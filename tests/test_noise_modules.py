@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mixnoise import Noise, get_noise
+from mixnoise import Noise, get_noise, register_noise
 
 NOISES = {
     "linear": {"alpha": 0.5},
@@ -264,3 +264,56 @@ def test_no_grad_and_inference_mode(noise):
     assert torch.equal(views, expected)
     with torch.inference_mode():
         assert torch.equal(noise.views(data(), 2, seed=1), expected)
+
+
+# What an operator returns is the caller's.
+
+
+@pytest.mark.parametrize("of", [Tensor.mul_, nn.ReLU(inplace=True)], ids=["mul_", "ReLU"])
+def test_views_can_be_changed_in_place(noise, of):
+    h = data().clone().requires_grad_()
+    arguments = (2,) if of is Tensor.mul_ else ()
+    of(noise.views(h * 1, seed=0), *arguments).sum().backward()
+    expected = torch.autograd.grad(of(noise.views(h, seed=0).clone(), *arguments).sum(), h)[0]
+    assert torch.equal(h.grad, expected)
+
+
+def test_the_default_dtype_does_not_matter(noise):
+    x = data()
+    expected = noise.views(x, seed=0)
+    leaf = x.clone().requires_grad_()
+    torch.set_default_dtype(torch.float64)
+    try:
+        views = noise.views(leaf, seed=0)
+        views.sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(views, expected)
+    assert leaf.grad.dtype == torch.float32
+
+
+@register_noise("wrap-another")
+class Wrap(Noise):
+    """Another noise, under an argument that is called as one of hidden's."""
+
+    def __init__(self, noise="linear", at=3):
+        super().__init__()
+        self.noise, self.at = noise, at
+
+    def sample(self, x, **kwargs):
+        return get_noise(self.noise).sample(x, **kwargs)
+
+    def apply(self, x, draw):
+        return get_noise(self.noise).apply(x, draw)
+
+
+def test_hidden_is_rebuilt_with_a_noise_of_like_arguments():
+    hidden = get_noise("hidden", noise=get_noise("wrap-another", noise="gaussian"), at="1")
+    config = hidden.config()
+    inner = {"name": "wrap-another", "noise": "gaussian", "at": 3}
+    assert config == {"name": "hidden", "noise": inner, "at": "1"}
+    rebuilt = get_noise(**config)
+    assert type(rebuilt.noise) is Wrap
+    assert rebuilt.config() == config
+    x = data()
+    assert torch.equal(rebuilt(x, seed=0), hidden(x, seed=0))

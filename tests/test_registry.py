@@ -202,3 +202,12 @@ def test_public_names():
     for name in names:
         assert name in mixnoise.__all__
         assert hasattr(mixnoise, name)
+
+
+def test_a_noise_that_two_names_give_out_keeps_its_first():
+    shared = Shift()
+    register_noise("first")(lambda: shared)
+    register_noise("second")(lambda: shared)
+    first, second = get_noise("first"), get_noise("second")
+    assert (first.name, second.name) == ("first", "second")
+    assert get_noise("first").config()["name"] == "first"

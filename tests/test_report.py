@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from mixnoise import get_noise
+from mixnoise.plots import plot_embeddings, plot_history
 from mixnoise.report import write_report
 from mixnoise.report.figures import curves, projection
 from mixnoise.sklearn import DACLEncoder
@@ -197,3 +198,27 @@ def test_in_a_browser(browser, report, width, scheme):
         assert (high + 0.05) / (low + 0.05) > 7
     assert (luminance(ground) < 0.1) == (scheme == "dark")
     page.close()
+
+
+def test_dollars_and_underscores_in_names_are_shown(tmp_path):
+    names = ["$10_$20", "US$ & C$", "_hidden", "plain"]
+    svg = projection("t", np.random.default_rng(0).normal(size=(40, 4)), names * 10)
+    for name in names:
+        assert name.replace("&", "&amp;") in svg
+    plot_embeddings({"$a$ $": np.ones((40, 3))}, names * 10, tmp_path / "e.svg")
+    assert (tmp_path / "e.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize("features", [np.ones((60, 5)), np.eye(20), np.arange(60.0)[:, None]])
+def test_embeddings_that_have_collapsed_or_are_few(tmp_path, features):
+    plot_embeddings({"a": features}, np.arange(len(features)) % 3, tmp_path / "e.png")
+    assert (tmp_path / "e.png").stat().st_size > 0
+
+
+def test_a_history_of_one_epoch_is_a_point(tmp_path):
+    plot_history({"a": [{"epoch": 1, "loss": 2.0}], "b": []}, tmp_path / "h.svg")
+    assert "<use" in (tmp_path / "h.svg").read_text()  # the marker
+    plot_history({"a": [{"epoch": 1, "loss": 2.0}]}, tmp_path / "without_suffix")
+    assert (tmp_path / "without_suffix").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="histories must have one of loss"):
+        plot_history({"a": []}, tmp_path / "none.png")

@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from mixnoise import get_noise
+from mixnoise.noises.linear import Linear
 from mixnoise.sklearn import EXPECTED_FAILED_CHECKS, DACLEncoder
 from mixnoise.train import LossNotFinite
 
@@ -518,3 +519,20 @@ def test_what_is_missing_is_named():
     code = "import sys; sys.modules['sklearn'] = None; import mixnoise.sklearn"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'mixnoise[tables]'" in found.stderr.splitlines()[-1]
+
+
+class Unnamed(Linear):
+    """Registered under no name of its own."""
+
+
+@pytest.mark.parametrize("noise", [Unnamed(), get_noise("hidden", noise=Unnamed())])
+def test_a_noise_that_no_name_stands_for_is_not_saved(tmp_path, noise):
+    encoder = DACLEncoder(noise=noise, **QUICK).fit(np.random.default_rng(0).normal(size=(20, 3)))
+    with pytest.raises(ValueError, match="cannot be saved, for no name stands for it"):
+        encoder.save(tmp_path / "e")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_noise_is_a_name_or_a_noise():
+    with pytest.raises(TypeError, match="noise must be a name or a Noise, got int"):
+        DACLEncoder(noise=3).fit(np.ones((4, 2)))

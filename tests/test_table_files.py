@@ -238,3 +238,45 @@ def test_a_column_called_as_a_feature_is(tmp_path):
     beside = {"f1": pa.array([1, 2])}
     with pytest.raises(ValueError, match="column 'f1' is called as a feature is; rename it"):
         write_table(tmp_path / "h.csv", beside, np.ones((2, 2), np.float32), ["f0", "f1"])
+
+
+def test_text_is_text_where_it_is_asked_for(tmp_path):
+    path = write(tmp_path / "t.csv", "a,b\ntrue,1.0\nfalse,2.0\n")
+    assert read_table(path).values("a").tolist() == [True, False]
+    table = read_table(path, ["a", "b", "c"])
+    assert table.values("a").tolist() == ["true", "false"]
+    assert table.values("b").tolist() == ["1.0", "2.0"]
+
+
+def test_a_blank_line_of_one_column_is_a_missing_value(tmp_path):
+    path = write(tmp_path / "t.csv", "\na\n1\n\n3\n4\n")
+    np.testing.assert_array_equal(read_table(path).values("a"), [1, np.nan, 3, 4])
+    rows = [*map(str, range(9)), "", *map(str, range(9)), "x"]
+    with pytest.raises(ValueError, match=r"t\.csv:21: column 'a': 'x' is not a number"):
+        read_table(write(path, "\n".join(["a", *rows]))).check_numbers([])
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">i4", "longdouble"])
+def test_arrays_of_other_byte_orders_and_widths_can_be_written(tmp_path, dtype):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.arange(6).reshape(3, 2).astype(dtype), y=np.arange(3).astype(dtype))
+    table = read_table(path)
+    beside = {name: table.column(name) for name in ("x0", "y")}
+    write_table(tmp_path / "o.csv", beside, np.ones((3, 1), np.float32), ["f0"])
+    assert read_table(tmp_path / "o.csv").values("y").tolist() == [0, 1, 2]
+
+
+def test_what_a_file_cannot_hold(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 2)), y=np.ones(3, complex))
+    with pytest.raises(ValueError, match="y must hold numbers, text or dates, got complex128"):
+        read_table(tmp_path / "x.npz")
+    lists = {"l": pa.array([[1], [2]])}
+    with pytest.raises(ValueError, match=r"o\.csv: .*list.*write a \.parquet file"):
+        write_table(tmp_path / "o.csv", lists, np.ones((2, 1), np.float32), ["f0"])
+    assert not list(tmp_path.glob("*o.csv*"))
+
+
+def test_suffixes_in_capitals(tmp_path):
+    write_table(tmp_path / "x.NPY", {}, np.ones((2, 1), np.float32), ["f0"])
+    assert [p.name for p in tmp_path.iterdir()] == ["x.NPY"]
+    assert read_table(tmp_path / "x.NPY").n_rows == 2

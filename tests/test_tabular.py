@@ -265,3 +265,89 @@ def test_sparse_rows_are_scaled_and_dense(monkeypatch):
     assert torch.equal(torch.cat(list(parts(rows))), dense)
     assert [len(p) for p in parts(rows)] == [3, 1]
     assert torch.equal(torch.stack(rows.__getitems__([3, 0])), dense[[3, 0]])
+
+
+def transformed(fitted, frame):
+    return Columns.of(FrameTable(fitted), RNG).transform(FrameTable(frame))
+
+
+def test_a_row_as_a_frame_of_objects_is_the_row():
+    frame = pd.DataFrame({"a": RNG.randn(40), "n": RNG.randint(0, 9, 40), "b": ["x", "y"] * 20})
+    columns = Columns.of(FrameTable(frame), RNG)
+    expected = columns.transform(FrameTable(frame.iloc[[5]]))
+    objects = frame.iloc[5].to_frame().T
+    assert set(objects.dtypes) == {np.dtype(object)}
+    np.testing.assert_array_equal(columns.transform(FrameTable(objects)), expected)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.bool_, float])
+def test_numbers_of_numpy_in_a_column_of_objects(kind):
+    values = pd.Series([kind(i % 2) for i in range(9)], dtype=object)
+    table = FrameTable(pd.DataFrame({"a": values}))
+    assert table.kind(0) == "number"
+    np.testing.assert_array_equal(table.numbers(0, slice(None)), [i % 2 for i in range(9)])
+    plain = FrameTable(pd.DataFrame({"a": pd.Series([kind(0), kind(1)])}))
+    assert table.categories(0)[:2] == plain.categories(0)
+
+
+DAYS = [dt.date(1970, 1, 1), dt.date(2020, 2, 29)]
+MOMENTS = [dt.datetime(1970, 1, 1), dt.datetime(2020, 2, 29)]
+ZONE = dt.timezone(dt.timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series(DAYS, dtype=object),
+        pd.Series(MOMENTS, dtype=object),
+        pd.Series(MOMENTS),
+        pd.Series(MOMENTS).dt.tz_localize("UTC"),
+        pd.Series([m.replace(tzinfo=dt.UTC).astimezone(ZONE) for m in MOMENTS], dtype=object),
+        pa.array(DAYS, pa.date32()),
+        pa.array(MOMENTS, pa.date64()),
+        pa.array(MOMENTS, pa.timestamp("us", "UTC")),
+    ],
+    ids=lambda v: str(getattr(v, "dtype", getattr(v, "type", ""))),
+)
+def test_dates_are_milliseconds_since_1970_whatever_holds_them(values):
+    table = pa.table({"d": values}) if isinstance(values, pa.Array) else pd.DataFrame({"d": values})
+    assert FrameTable(table).kind(0) == "date"
+    expected = [0, (DAYS[1] - DAYS[0]).days * 86_400_000]
+    np.testing.assert_array_equal(FrameTable(table).numbers(0, slice(None)), expected)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        pd.DataFrame({"a": [None], "b": [1.0]}),
+        pd.DataFrame({"a": [pd.NA], "b": [1.0]}),
+        pl.DataFrame({"a": [None], "b": [1.0]}, schema={"a": pl.String, "b": pl.Float64}),
+        pa.table({"a": pa.nulls(1), "b": [1.0]}),
+    ],
+    ids=["None", "NA", "polars", "null"],
+)
+def test_a_missing_number_alone_is_missing(missing):
+    fitted = pd.DataFrame({"a": [*range(11), None], "b": np.arange(12.0) % 3})
+    np.testing.assert_array_equal(transformed(fitted, missing), [[0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (MOMENTS, [1.0, 2.0], "held dates in fit, and now holds numbers"),
+        ([1.0, 2.0], MOMENTS, "held numbers in fit, and now holds dates"),
+        (MOMENTS, ["a", "b"], "held dates in fit, and now holds text"),
+        (["a", "b"], MOMENTS, "held text in fit, and now holds dates"),
+    ],
+)
+def test_columns_of_another_kind_than_in_fit(then, now, message):
+    with pytest.raises(ValueError, match=f"column 'a' {message}"):
+        transformed(pd.DataFrame({"a": then * 3}), pd.DataFrame({"a": now}))
+
+
+def test_columns_that_are_empty_or_too_large():
+    frame = pd.DataFrame({"a": pd.Series([None] * 4, dtype=object), "b": range(4)})
+    assert Columns.of(FrameTable(frame), RNG).dropped == {"a": "has no values"}
+    huge = pd.DataFrame({"a": pd.Series([10**400, 1], dtype=object)})
+    with pytest.raises(ValueError, match="column 'a'"):
+        Columns.of(FrameTable(huge), RNG)

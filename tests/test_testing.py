@@ -71,6 +71,27 @@ def statuses(report):
     return {result.name: result.status for result in report.results}
 
 
+class Holder:
+    """Equal by comparing tensors."""
+
+    def __init__(self):
+        self.held = torch.ones(3)
+
+    def __eq__(self, other):
+        return self.held == other.held
+
+    def __hash__(self):
+        return 0
+
+
+class Filled(Jitter):
+    """With an argument of any kind."""
+
+    def __init__(self, scale=0.5, fill=None):
+        super().__init__(scale)
+        self.fill = fill
+
+
 # Noises that keep the contract.
 
 BUILT_IN = [
@@ -431,3 +452,19 @@ def test_outcomes_under_pytest(pytester, monkeypatch):
             "*[[]XPASS(strict)[]] wanted so*",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), np.array([1, np.nan]), np.array(["a"]), torch.tensor([torch.nan]), Holder()],
+    ids=lambda value: type(value).__name__,
+)
+def test_arguments_that_equal_nothing(value):
+    """Not even themselves, or not by a truth value."""
+    report = check_noise(Filled(fill=value))
+    assert report.passed, report
+
+
+def test_data_beyond_half_precision_are_the_callers():
+    for name in ("linear", "binary"):
+        assert check_noise(get_noise(name), x=torch.randn(32, 4) * 1e6).passed

@@ -222,3 +222,33 @@ def test_every_row_and_going_on(tmp_path, monkeypatch, capsys):
     text = tables.graph_sets("plain")
     assert "| MUTAG (2 x 4, 1 epochs, 1 seeds) |" in text
     assert "| as the paper has it | 81.7 | 86.7 | 85.3 |" in text
+
+
+def test_a_zip_of_damaged_compression(zipped):
+    path = zipped(TEXT)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("MUTAG/MUTAG.txt", TEXT * 9)
+    content = path.read_bytes()
+    start = content.index(b"MUTAG.txt") + len("MUTAG.txt")
+    places = range(start, content.index(b"PK\x01\x02"))
+    noticed = 0
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
+        try:
+            load_tu_graphs("MUTAG")
+        except ValueError as error:
+            noticed += "MUTAG.zip is truncated or was altered" in str(error)
+    assert noticed >= len(places) - 1  # the last byte may be padding
+
+
+def test_a_download_that_fails_says_what_is_missing(tmp_path, monkeypatch):
+    import torch_geometric.datasets
+
+    def offline(*_):
+        raise OSError("no network")
+
+    monkeypatch.setenv("MIXNOISE_DATA", str(tmp_path))
+    monkeypatch.setattr(torch_geometric.datasets, "TUDataset", offline)
+    message = r"tu_graphs is missing, and the set could not be downloaded \(no network\); put .*zip"
+    with pytest.raises(ValueError, match=message):
+        load_tu_graphs("MUTAG")

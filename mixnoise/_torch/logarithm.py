@@ -36,7 +36,7 @@ def log2(x: Tensor) -> Tensor:
         and x.dtype == torch.float32
         and torch.get_num_threads() < _ENOUGH_THREADS
     ):
-        out = torch.empty(x.shape)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         with np.errstate(all="ignore"):
             np.log2(x.numpy(), out=out.numpy())
         return out

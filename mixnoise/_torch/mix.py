@@ -160,7 +160,9 @@ def _sums_of_pairs(x: Tensor, own: Tensor, partner: Tensor, coef: Tensor) -> Ten
     # FBGEMM leaves the upper halves of the vector registers in use. Until any other vectorised
     # operation has run on the same thread, MKL's logarithm, for one, takes three times as long.
     torch.empty(torch.get_num_threads() * _GRAIN_SIZE, dtype=torch.int8).add_(1)
-    return sums.view(*partner.shape, x.shape[1])
+    # Not a view for autograd: what an operator returns may be changed in place by the next layer.
+    views: Tensor = torch.ops.aten._unsafe_view(sums, [*partner.shape, x.shape[1]])
+    return views
 
 
 def _mix_geometric(

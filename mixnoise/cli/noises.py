@@ -50,6 +50,9 @@ def check(
     except (NoisePluginError, TypeError, ValueError) as error:
         typer.echo(f"mixnoise: {error}", err=True)
         raise typer.Exit(2) from error
+    except Exception as error:  # a constructor is anybody's code
+        typer.echo(f"mixnoise: {name} cannot be built: {error!r}", err=True)
+        raise typer.Exit(2) from error
     report = check_noise(noise)
     typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
     raise typer.Exit(0 if report.passed else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,28 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show settings, progress and the last figures of a run."""
+    try:
+        settings, found, last = _figures(run)
+    except (csv.Error, LookupError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{run}: config.json or metrics.csv is damaged: {error!r}") from error
+    if as_json:
+        content = {"run": str(run), **found, "last": last, "settings": settings}
+        typer.echo(json.dumps(content, indent=2))
+        return
+    print_table(
+        [
+            ("run", str(run)),
+            *found.items(),
+            *((key, value) for key, value in last.items() if key != "epoch"),
+            *((key, json.dumps(value)) for key, value in settings["arguments"].items()),
+            ("noise", json.dumps(settings["noise"])),
+            *((k, str(settings[k])) for k in ("mixnoise", "torch", "python", "threads")),
+        ]
+    )
+
+
+def _figures(run: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """The settings of a run, how far it came, and its last figures."""
     from mixnoise.run_folder import RunFolder
 
     folder = RunFolder(run)
@@ -36,17 +58,4 @@ def info(
         "checkpoint": "none" if checkpoint is None else str(checkpoint),
         "encoder": str(run / ENCODER) if (run / ENCODER).is_file() else "none",
     }
-    if as_json:
-        content = {"run": str(run), **found, "last": last, "settings": settings}
-        typer.echo(json.dumps(content, indent=2))
-        return
-    print_table(
-        [
-            ("run", str(run)),
-            *found.items(),
-            *((key, value) for key, value in last.items() if key != "epoch"),
-            *((key, json.dumps(value)) for key, value in settings["arguments"].items()),
-            ("noise", json.dumps(settings["noise"])),
-            *((k, str(settings[k])) for k in ("mixnoise", "torch", "python", "threads")),
-        ]
-    )
+    return settings, found, last

@@ -87,8 +87,8 @@ def pretrain(
 
     run = run or Path("runs") / file.stem
     table = read_table(file)
-    categorical, named = categorical or [], [*([label] if label else []), *(leave or [])]
-    table.check_names("--label", named[:1] if label else [])
+    categorical, named = categorical or [], [*([] if label is None else [label]), *(leave or [])]
+    table.check_names("--label", [] if label is None else [label])
     table.check_names("--leave", leave or [])
     table.check_names("--categorical", categorical)
     left_out = list(dict.fromkeys((*named, *table.beside)))
@@ -136,7 +136,7 @@ def pretrain(
         f"See {run / REPORT}. Next:\n"
         f"  mixnoise embed {shlex.quote(str(file))} --run {shlex.quote(str(run))}"
     )
-    if label:
+    if label is not None:
         typer.echo(
             f"  mixnoise probe {shlex.quote(str(file))} --label {shlex.quote(label)} "
             f"--run {shlex.quote(str(run))}"
@@ -159,7 +159,7 @@ def embed(
     from mixnoise.tabular.files import check_output, read_table, write_table
 
     encoder, left_out = _load(run)
-    table = read_table(file)
+    table = read_table(file, _texts(encoder))
     output = output or file.with_name(f"{file.stem}-embedded.parquet")
     beside = {name: table.column(name) for name in left_out if name in table.names}
     names = encoder.get_feature_names_out()
@@ -196,7 +196,7 @@ def probe(
     from mixnoise.tabular.files import read_table
 
     encoder, left_out = _load(run)
-    table = read_table(file)
+    table = read_table(file, _texts(encoder))
     table.check_names("--label", [label])
     if label not in _unused(table, encoder, left_out):
         raise ValueError(
@@ -270,13 +270,21 @@ def _load(run: Path) -> tuple[DACLEncoder, list[str]]:
         )
         raise ValueError(f"--run: {run} {why}")
     try:
-        left_out: list[str] = json.loads((run / TABLE).read_text(encoding="utf-8"))["left_out"]
+        left_out = json.loads((run / TABLE).read_text(encoding="utf-8"))["left_out"]
+        left_out = list(map(str, left_out))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--run: {run / TABLE} is damaged ({error!r}): "
             "`mixnoise pretrain ... --resume` makes it again"
         ) from error
     return DACLEncoder.load(run / ENCODER), left_out
+
+
+def _texts(encoder: DACLEncoder) -> list[str]:
+    """Columns that were taken for categories since they held text."""
+    assert encoder.columns_ is not None  # no file holds a sparse matrix
+    chosen = encoder.categorical_features
+    return [c.name for c in encoder.columns_.categories if chosen == "auto" or c.name not in chosen]
 
 
 def _unused(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> list[str]:

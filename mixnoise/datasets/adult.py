@@ -83,7 +83,8 @@ def _read(part: str) -> tuple[list[list[str]], Any]:
     try:
         for row in rows:
             for i in _NUMERIC:
-                float(row[i])
+                if not 0 <= float(row[i]) < np.inf:
+                    raise ValueError(f"{_NAMES[i]} must be finite and not negative, got {row[i]}")
     except ValueError as error:
         raise ValueError(f"{path} was altered: {error}; {_HOW_TO_GET_IT}") from error
     y = np.array([row[-1].startswith(">50K") for row in rows], np.int64)

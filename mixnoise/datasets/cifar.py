@@ -134,7 +134,12 @@ def read_jpegs(path: Path, n_images: int) -> tuple[Any, Any]:
         pixels = np.empty((n_images, 3, 32, 32), np.uint8)
         for i, image in enumerate(pixels):
             file = io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())
-            image[:] = np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1)
+            found = Image.open(file)
+            if found.size != (32, 32):
+                raise ValueError(f"image {i} has {found.size} pixels")
+            image[:] = np.asarray(found.convert("RGB")).transpose(2, 0, 1)
+        if label.dtype.kind not in "iu" or not ((label >= 0) & (label < 10)).all():
+            raise ValueError("labels must be integers from 0 to 9")
     except Exception as error:
         raise ValueError(
             f"{path} is damaged, expected {n_images:,} JPEGs of 32 x 32 pixels and their labels: "

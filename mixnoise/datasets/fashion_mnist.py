@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mixnoise.datasets.files import folders
+from mixnoise.datasets.files import folders, not_downloaded
 from mixnoise.datasets.split import Split, make_split
 
 _HOW_TO_GET_IT = (
@@ -37,13 +38,18 @@ def load_fashion_mnist(validation: bool = False) -> Split:
         validation: leave the test rows out, and put 10,000 training rows in their place.
 
     Raises:
-        ValueError: a file is missing in the folder, truncated or altered.
+        ValueError: a file is missing in the folder, truncated or altered, or cannot be downloaded.
     """
     folder = next((f for f in folders("fashion-mnist") if f.is_dir()), None)
     if folder is None:
         from sklearn.datasets import fetch_openml
 
-        x, y = fetch_openml("Fashion-MNIST", version=1, return_X_y=True, as_frame=False)
+        try:
+            x, y = fetch_openml("Fashion-MNIST", version=1, return_X_y=True, as_frame=False)
+        except OSError as error:
+            raise ValueError(
+                f"{not_downloaded('fashion-mnist', error)}; {_HOW_TO_GET_IT}"
+            ) from error
         parts = [x[:60_000], y[:60_000].astype(np.int64), x[60_000:], y[60_000:].astype(np.int64)]
     else:
         parts = [read_idx(folder / name, *expected) for name, expected in _FILES.items()]
@@ -60,7 +66,7 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> Any:
     """
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{path} is missing or damaged, expected a gzipped IDX file; {_HOW_TO_GET_IT}"
         ) from error

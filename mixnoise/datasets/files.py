@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+# What reading a text file or an archive may raise.
+_DAMAGED = (
+    *(OSError, EOFError, KeyError, UnicodeDecodeError),
+    *(tarfile.TarError, lzma.LZMAError, zlib.error),
+)
 
 
 def folders(name: str) -> Iterator[Path]:
@@ -14,6 +22,12 @@ def folders(name: str) -> Iterator[Path]:
     root = os.environ.get("MIXNOISE_DATA")
     yield (Path(root) if root else Path.home() / ".cache" / "mixnoise") / name
     yield Path("/usr/share/datasets") / name
+
+
+def not_downloaded(name: str, error: Exception) -> str:
+    """That a set was looked for in vain."""
+    places = " or ".join(map(str, folders(name)))
+    return f"{places} is missing, and the set could not be downloaded ({error})"
 
 
 def first_that_exists(paths: list[Path], how_to_get_it: str) -> Path:
@@ -34,7 +48,9 @@ def read_verified(path: Path, md5: str, how_to_get_it: str) -> bytes:
     Raises:
         ValueError: it is missing or has another MD5.
     """
-    content = first_that_exists([path], how_to_get_it).read_bytes()
+    if first_that_exists([path], how_to_get_it).is_dir():
+        raise ValueError(f"{path} is a folder, and must be a file; {how_to_get_it}")
+    content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise ValueError(
@@ -58,7 +74,7 @@ def read_lines(path: Path, member: str, how_to_get_it: str) -> list[str]:
             if file is None:
                 raise KeyError(member)
             return file.read().decode().splitlines()
-    except (OSError, EOFError, KeyError, UnicodeDecodeError, tarfile.TarError) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"{path} is damaged, or has no {member} ({error}); {how_to_get_it}"
         ) from error

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixnoise.checks import check_integer
+
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 # Of 256 pixels of the shorter side, 224 are taken: how ImageNet is evaluated.
 _SHARE = 224 / 256
@@ -51,7 +53,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             raise ImportError(
                 "reading images needs Pillow: pip install 'mixnoise[data]'"
             ) from error
-        root, self.size = Path(folder), size
+        root, self.size = Path(folder), check_integer("size", size, 1)
         found = sorted(path for path in root.glob("*/") if path.is_dir())
         if not found:
             raise ValueError(f"{root} is missing or has no folders of images, one a class")
@@ -68,12 +70,13 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         from PIL import Image
+        from PIL.Image import DecompressionBombError
 
         path, label = self.files[index]
         try:
             with Image.open(path) as opened:
                 pixels = _middle(opened.convert("RGB"), self.size)
-        except OSError as error:
+        except (OSError, DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, label
 

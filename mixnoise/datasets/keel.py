@@ -47,7 +47,10 @@ def load_keel(name: str, validation: bool = False) -> Split:
     rows = comma_separated(lines, f"{name}.dat of {path}", n_rows, n_columns + 1)
     classes, y = np.unique([row[-1] for row in rows], return_inverse=True)
     try:
-        x = np.array([row[:-1] for row in rows], np.float32)
+        with np.errstate(over="ignore"):
+            x = np.array([row[:-1] for row in rows], np.float64).astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError("a number is NaN or beyond float32")
     except ValueError as error:
         raise ValueError(f"{name}.dat of {path} was altered: {error}; {how}") from error
     if len(classes) != n_classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 import torch
 
 from mixnoise.checks import check_choice
-from mixnoise.datasets.files import folders
+from mixnoise.datasets.files import folders, not_downloaded
+
+# What reading an archive may raise.
+_DAMAGED = (
+    *(OSError, EOFError, KeyError, ValueError, StopIteration, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,13 @@ def load_tu_graphs(name: str) -> list[Any]:
         from torch_geometric.datasets import TUDataset
 
         source = str(next(folders("tu")))
+        try:
+            found = TUDataset(source, name)
+        except OSError as error:
+            raise ValueError(
+                f"{not_downloaded('tu_graphs', error)}; put {known.file or name}.zip there, or the "
+                f"set's own files into {Path(source) / name / 'raw'}"
+            ) from error
         graphs = [
             Data(
                 tag=torch.zeros(g.num_nodes).long() if g.x is None else g.x.argmax(1),
@@ -81,7 +95,7 @@ def load_tu_graphs(name: str) -> list[Any]:
                 y=g.y,
                 num_nodes=g.num_nodes,
             )
-            for g in TUDataset(source, name)
+            for g in found
         ]
     _check(name, graphs, source)
     return _with_features(graphs)
@@ -115,7 +129,7 @@ def _read(path: Path, name: str) -> Iterator[dict[str, Any]]:
                 "y": torch.tensor([label]),
                 "num_nodes": n_nodes,
             }
-    except (OSError, KeyError, ValueError, StopIteration, RuntimeError, zipfile.BadZipFile) as e:
+    except _DAMAGED as e:
         where = f" at graph {number}" if number else ""
         why = str(e) or "it ends there"
         raise ValueError(

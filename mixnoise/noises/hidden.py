@@ -21,7 +21,7 @@ class Hidden(Noise):
     graphs or token ids.
 
     Args:
-        noise: the inner noise, by name or as an object.
+        noise: the inner noise, by name, as an object or as what its ``config`` gives.
         at: None mixes the encoder's output (as the paper does for graphs); the name of a submodule
             of the encoder mixes that submodule's output.
         **kwargs: passed to the inner noise if it is given by name.
@@ -42,10 +42,17 @@ class Hidden(Noise):
 
     name = "hidden"
 
-    def __init__(self, noise: str | Noise = "linear", at: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        noise: str | Noise | Mapping[str, Any] = "linear",
+        at: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         if at is not None and not isinstance(at, str):
             raise TypeError(f"at must be None or the name of a submodule, got {at!r}")
+        if isinstance(noise, Mapping):
+            noise = get_noise(**noise)
         if isinstance(noise, Noise) and kwargs:
             raise TypeError(
                 f"noise is an object, so it takes no further arguments, got {sorted(kwargs)}"
@@ -78,6 +85,11 @@ class Hidden(Noise):
         return self.noise.apply(x, draw)
 
     def config(self) -> dict[str, Any]:
-        """What rebuilds this noise; the inner noise's arguments stand beside ``noise``."""
+        """What rebuilds this noise; the inner noise's arguments stand beside ``noise``.
+
+        If one of them is called as an argument of this noise, all stand within.
+        """
         inner = self.noise.config()
+        if inner.keys() & {"noise", "at"}:
+            return {"name": self.name, "noise": inner, "at": self.at}
         return {"name": self.name, "noise": inner.pop("name"), "at": self.at, **inner}

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mixnoise.plots import in_two_dimensions, plain_text
+
 _INK = "#010203"  # becomes the page's colour of text
 # Okabe and Ito's palette, told apart by colour-blind readers, on light and dark ground.
 COLORS = (
@@ -59,17 +61,7 @@ def projection(title: str, features: Any, labels: Any = None) -> str:
         labels: ``(N,)``; the nine most frequent have colours, the others one, and what is missing
             is left grey. Numbers of many values are coloured by their size.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from sklearn.preprocessing import StandardScaler
-
-    x = StandardScaler().fit_transform(np.asarray(features, np.float64))
-    if x.any():  # else they are all the same, and PCA would divide by their variance
-        x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
-    perplexity = min(30.0, (len(x) - 1) / 3)
-    # What has collapsed, or is one column, has no two principal components to begin with.
-    init = "pca" if np.linalg.matrix_rank(x) > 1 else "random"
-    xy = TSNE(init=init, perplexity=perplexity, random_state=0).fit_transform(x)
+    xy = in_two_dimensions(features)
     figure, axes = _panel(title)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -89,7 +81,7 @@ def projection(title: str, features: Any, labels: Any = None) -> str:
     names = names[np.argsort(-counts, kind="stable")]
     named = sorted(names if len(names) <= _MOST_CLASSES else names[: _MOST_CLASSES - 1])
     for color, name in zip(COLORS, named, strict=False):
-        axes.scatter(*xy[texts == name].T, s=7, color=color, label=name, linewidth=0)
+        axes.scatter(*xy[texts == name].T, s=7, color=color, label=plain_text(name), linewidth=0)
     others = ~np.isin(texts, named)
     if others.any():
         axes.scatter(*xy[others].T, s=7, color=COLORS[-1], label="others", linewidth=0)

@@ -34,7 +34,7 @@ class Table(Protocol):
     names: list[str]
 
     def kind(self, column: int) -> str:
-        """ "number", "date" or "category"."""
+        """ "number", "date", "category", or "empty" where nothing tells."""
 
     def numbers(self, column: int, rows: Any) -> Any:
         """Float64 values of some rows; NaN where one is missing."""
@@ -117,14 +117,13 @@ class Columns:
         """Float32 ``(rows, n_numbers + len(categories))``; memory for little more than that.
 
         Raises:
-            ValueError: a number is infinite.
+            ValueError: a number is infinite, or a column is of another kind than in fit.
         """
         out = np.zeros((table.n_rows, self.n_numbers + len(self.categories)), np.float32)
         place = {name: column for column, name in enumerate(self.names)}
         flag = len(self.numbers)
         for i, number in enumerate(self.numbers):
-            if table.kind(place[number.name]) == "category":
-                raise ValueError(f"column {number.name!r} held numbers in fit, and now holds text")
+            _check_kind(number.name, number.kind, table.kind(place[number.name]))
             for rows in _blocks(table.n_rows):
                 x = table.numbers(place[number.name], rows)
                 _check_finite(number.name, x)
@@ -138,6 +137,8 @@ class Columns:
                     out[rows, flag] = missing
             flag += number.missing
         for i, category in enumerate(self.categories, self.n_numbers):
+            if table.kind(place[category.name]) == "date":
+                _check_kind(category.name, "category", "date")
             code = {value: n for n, value in enumerate(category.values, 1)}
             values = table.categories(place[category.name])
             out[:, i] = [code.get(value, OTHER) for value in values]
@@ -201,7 +202,9 @@ class Columns:
     def _add_category(self, name: str, values: list[str | None]) -> None:
         counts = Counter(values)
         kept = [value for value, n in counts.most_common(MAX_CATEGORIES) if n > 1]
-        if len(counts) < 2:
+        if counts.keys() <= {None}:
+            self.dropped[name] = "has no values"
+        elif len(counts) < 2:
             self.dropped[name] = "has one value"
         elif not kept:
             self.dropped[name] = "has no value twice, as names or identifiers"
@@ -209,6 +212,12 @@ class Columns:
             # By name, so that codes do not depend on who came first.
             kept.sort(key=lambda value: (value is None, value))
             self.categories.append(Category(name, kept))
+
+
+def _check_kind(name: str, then: str, now: str) -> None:
+    words = {"number": "numbers", "date": "dates", "category": "text"}
+    if now not in (then, "empty"):
+        raise ValueError(f"column {name!r} held {words[then]} in fit, and now holds {words[now]}")
 
 
 def _blocks(n_rows: int) -> Iterator[slice]:

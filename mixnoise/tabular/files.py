@@ -4,7 +4,7 @@ line and column."""
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -116,17 +116,21 @@ class TableFile:
     def _where(self, row: int) -> str:
         """A row's line in a text file, where there are blank lines and cells of several lines."""
         if self.has_names is not None:
-            rows = _rows_of_text(self.path, SEPARATORS[self.path.suffix.lower()])
+            separator = SEPARATORS[self.path.suffix.lower()]
+            rows = _rows_of_text(self.path, separator, len(self.columns))
             for line, _ in islice(rows, row + self.has_names, None):
                 return str(line)
         return f"row {row + 1}"
 
 
-def read_table(path: str | Path) -> TableFile:
+def read_table(path: str | Path, texts: Collection[str] = ()) -> TableFile:
     """Read a file; the kind is decided by its suffix.
 
     In text files the first line has the names, unless there is a number among them; then columns
     are called x0, x1 and so on. Empty fields, "?", "NA", "null" and the like are missing values.
+
+    Args:
+        texts: columns of a text file that are text, whatever the values of this file look like.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -146,7 +150,7 @@ def read_table(path: str | Path) -> TableFile:
         raise ValueError(f"{path}: the file is empty")
     try:
         if suffix in SEPARATORS:
-            found = _read_text(path, SEPARATORS[suffix])
+            found = _read_text(path, SEPARATORS[suffix], texts)
         elif suffix in (".npy", ".npz"):
             found = _read_numpy(path)
         else:
@@ -177,7 +181,7 @@ def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequen
     A .npy holds one matrix, and has the features alone.
 
     Raises:
-        ValueError: see check_output.
+        ValueError: see check_output; or such a file cannot hold one of the columns.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -187,19 +191,23 @@ def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequen
     suffix = path.suffix.lower()
     with written_beside(path) as part:
         if suffix == ".npy":
-            np.save(part, features)
+            with part.open("wb") as file:  # by name it would append a suffix of its own
+                np.save(file, features)
             return
         table = pa.table({**beside, **dict(zip(names, features.T, strict=True))})
-        if suffix == ".parquet":
-            parquet.write_table(table, part)
-        elif suffix in FEATHER:
-            feather.write_feather(table, part)
-        else:
-            options = arrow_csv.WriteOptions(delimiter=SEPARATORS[suffix])
-            arrow_csv.write_csv(table, part, options)
+        try:
+            if suffix == ".parquet":
+                parquet.write_table(table, part)
+            elif suffix in FEATHER:
+                feather.write_feather(table, part)
+            else:
+                options = arrow_csv.WriteOptions(delimiter=SEPARATORS[suffix])
+                arrow_csv.write_csv(table, part, options)
+        except pa.ArrowException as error:
+            raise ValueError(f"--output: {path}: {error}; write a .parquet file") from error
 
 
-def _read_text(path: Path, separator: str) -> TableFile:
+def _read_text(path: Path, separator: str, texts: Collection[str]) -> TableFile:
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import csv as arrow_csv
@@ -219,9 +227,14 @@ def _read_text(path: Path, separator: str) -> TableFile:
             path,
             arrow_csv.ReadOptions(column_names=names, skip_rows=skipped, block_size=block),
             # Else cells of several lines are an error in files of more than a block.
-            arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            # A blank line is a missing value where there is one column only.
+            arrow_csv.ParseOptions(
+                delimiter=separator, newlines_in_values=True, ignore_empty_lines=len(names) > 1
+            ),
             arrow_csv.ConvertOptions(
-                null_values=[*_NULLS, *(f" {n}" for n in _NULLS)], strings_can_be_null=True
+                null_values=[*_NULLS, *(f" {n}" for n in _NULLS)],
+                strings_can_be_null=True,
+                column_types={name: pa.string() for name in texts if name in names},
             ),
         )
     except pa.ArrowInvalid as error:
@@ -260,24 +273,26 @@ def _first_row(path: Path, separator: str) -> tuple[list[str], int, str]:
 
 def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
     """With the line of the first ragged row, which Arrow does not tell when it uses threads."""
-    for line, row in _rows_of_text(path, separator):
-        if len(row) != n_columns:
+    for line, row in _rows_of_text(path, separator, n_columns):
+        if (len(row) or 1) != n_columns:
             got = f"{len(row)} field" + "s" * (len(row) != 1)
             return f"{path}:{line}: {got} in a table of {n_columns} columns"
     return f"{path}: {message}"
 
 
-def _rows_of_text(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _rows_of_text(path: Path, separator: str, n_columns: int) -> Iterator[tuple[int, list[str]]]:
     """Rows, as Arrow counts them, each with the line that it begins at.
 
-    They end before a cell of more than ``csv.field_size_limit()``.
+    Blank lines are rows below the first of a single column. Ends before a cell of more than
+    ``csv.field_size_limit()``.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows, line = csv.reader(file, delimiter=separator), 1
+        rows, line, begun = csv.reader(file, delimiter=separator), 1, False
         with suppress(csv.Error):
             for row in rows:
-                if row:  # else a blank line
+                if row or (begun and n_columns == 1):
                     yield line, row
+                    begun = True
                 line = rows.line_num + 1
 
 
@@ -352,7 +367,17 @@ def _read_numpy(path: Path) -> TableFile:
     ((name, matrix),) = matrices.items()
     if matrix.dtype.kind not in "biuf":
         raise ValueError(f"{path}: {name or 'the array'} must hold numbers, got {matrix.dtype}")
-    others = {k: a for k, a in arrays.items() if a.ndim == 1 and len(a) == len(matrix)}
-    found = TableFile(path, others, matrix)
+    others = {k: _native(a) for k, a in arrays.items() if a.ndim == 1 and len(a) == len(matrix)}
+    for k, a in others.items():
+        if a.dtype.kind not in "biufUM":
+            raise ValueError(f"{path}: {k} must hold numbers, text or dates, got {a.dtype}")
+    found = TableFile(path, others, _native(matrix))
     _check_unique(path, found.names)
     return found
+
+
+def _native(array: Any) -> Any:
+    """In the byte order and of the floating types that Arrow has."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import narwhals as nw
 import numpy as np
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ArrayTable:
@@ -30,6 +33,8 @@ class ArrayTable:
 class FrameTable:
     """A data frame: numbers, booleans, dates and durations are numbers, text is categories.
 
+    The kind of a column is "number", "date", "category", or "empty" where nothing tells.
+
     Raises:
         TypeError: a column holds what is neither text nor a number.
     """
@@ -47,13 +52,19 @@ class FrameTable:
 
     def numbers(self, column: int, rows: Any) -> Any:
         series = self.frame[rows if isinstance(rows, slice) else rows.tolist(), column]
-        dtype = series.dtype
+        kind, dtype = self.kinds[column], series.dtype
+        if kind == "empty":
+            return np.full(len(series), math.nan)
+        if dtype == nw.Date:
+            series = series.cast(nw.Datetime("ms"))
         if dtype in (nw.Date, nw.Datetime):
-            series = series.cast(nw.Datetime("ms")).dt.timestamp("ms")
+            series = series.dt.timestamp("ms")
         elif dtype == nw.Duration:
             series = series.dt.total_milliseconds()
-        elif dtype == nw.Object:
-            return np.array([math.nan if _missing(v) else float(v) for v in series.to_list()])
+        elif not dtype.is_numeric() and dtype != nw.Boolean:  # Python's objects
+            number = _milliseconds if kind == "date" else _number
+            values = series.to_list()
+            return np.array([math.nan if _missing(v) else number(v) for v in values])
         return np.asarray(series.cast(nw.Float64).to_numpy(), np.float64).copy()
 
     def categories(self, column: int) -> list[str | None]:
@@ -101,13 +112,19 @@ def _kind(series: Any) -> str:
         return "date"
     if dtype.is_numeric() or dtype in (nw.Boolean, nw.Duration):
         return "number"
-    if dtype in (nw.String, nw.Categorical, nw.Enum):
+    if dtype in (nw.Categorical, nw.Enum):
         return "category"
     values = [v for v in series.to_list() if not _missing(v)]
+    if not values:
+        return "empty"
+    if dtype == nw.String:
+        return "category"
+    if all(isinstance(v, date) for v in values):  # datetime is one, too
+        return "date"
     if all(isinstance(v, (int, float)) or hasattr(v, "__float__") for v in values):
         return "number"
     for value in values:
-        if not isinstance(value, (str, int, float)):
+        if not isinstance(value, (str, int, float, np.number, np.bool_)):
             raise TypeError(
                 f"column {series.name!r}: argument must be a string or a number, got "
                 f"{type(value).__name__}"
@@ -116,14 +133,29 @@ def _kind(series: Any) -> str:
 
 
 def _missing(value: Any) -> bool:
-    # pandas.NA is not equal to itself either, but says so with a value that is neither.
-    return value is None or (value != value) is not False
+    # pandas.NA is not equal to itself either, but says so with a value that is no truth value.
+    differs = value != value
+    return value is None or not isinstance(differs, (bool, np.bool_)) or bool(differs)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
+
+
+def _milliseconds(day: date) -> float:
+    """Since 1970, in UTC if the time says no zone."""
+    moment = day if isinstance(day, datetime) else datetime(day.year, day.month, day.day)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) / timedelta(milliseconds=1)
 
 
 def _text(value: Any) -> str | None:
     """3.0 and 3 are one category: a frame has the one as soon as a value is missing."""
     if _missing(value):
         return None
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, np.floating)) and value.is_integer():
         value = int(value)
     return str(value)

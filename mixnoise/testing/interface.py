@@ -106,7 +106,7 @@ def dtype(subject: Subject) -> None:
                 "take them must raise a TypeError in sample"
             )
         n_bad = int((~views.isfinite()).sum())
-        if n_bad:
+        if n_bad and x.isfinite().all():  # the caller's x may be too large for half precision
             raise CheckFailed(
                 f"views of finite {wanted} data must be finite, got {n_bad} NaN or infinite "
                 f"elements of {views.numel()}"
