@@ -57,7 +57,9 @@ class _Order:
             )
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[Tensor]:
-        order = torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(
+            self.n_rows, generator=torch.Generator().manual_seed(seed), device="cpu"
+        )
         for batch in order.split(self.step)[start : self.n_batches]:
             share = len(batch) // self.n_ranks
             yield batch[self.rank * share : (self.rank + 1) * share]
@@ -257,12 +259,18 @@ def _length(data: Any) -> int:
 def as_rows(name: str, x: Any) -> Tensor:
     """A tensor as it is, an array or what becomes one as a tensor."""
     if isinstance(x, Tensor):
-        return x
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got one with layout {x.layout}")
+        return x.detach()  # the caller's gradients are not ours
+    if np.ma.isMaskedArray(x) and np.ma.getmaskarray(x).any():
+        raise ValueError(f"{name} must have no masked values: fill them")
     # A copy where torch cannot share the memory, as of reversed arrays and those that pandas locks.
     array = np.require(x, requirements=["C", "W"])
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be numeric, got an array of dtype {array.dtype}")
-    return torch.as_tensor(array)
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def model_inputs(batch: Any, takes_anything: bool) -> Inputs:

@@ -141,6 +141,16 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def check_can_be_saved(model: nn.Module) -> None:
+    """Raise a ValueError if the state of a model holds what a checkpoint cannot."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"run_dir: {name!r} of the model's state is no tensor but {type(value).__name__}, "
+                "as get_extra_state returns it, which checkpoints cannot hold"
+            )
+
+
 def _write(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file

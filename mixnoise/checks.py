@@ -32,6 +32,8 @@ def check_float(name: str, value: object, rule: str) -> float:
 def check_float_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one with layout {value.layout}")
     if value.dtype not in FLOAT_DTYPES:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
         raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")

@@ -8,6 +8,7 @@ computes the exact gradient of its own rows, and nothing has to be sent back.
 from __future__ import annotations
 
 import struct
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -93,8 +94,12 @@ class _Rows(torch.autograd.Function):
         rows = gather_rows(torch.stack((z1, z2)), counts, group)
         loss: Tensor
         with torch.autocast(z1.device.type, enabled=False):
-            loss, ctx.saved = backend.forward(z1, z2, rows, offset, temperature, number, precision)
-        ctx.save_for_backward(z1, z2, temperature)
+            loss, saved = backend.forward(z1, z2, rows, offset, temperature, number, precision)
+        # By PyTorch, so that they are freed with the graph and not with the loss.
+        found = {f.name: getattr(saved, f.name) for f in fields(saved)}
+        ctx.names = [name for name, value in found.items() if isinstance(value, Tensor)]
+        ctx.save_for_backward(z1, z2, temperature, *(found[name] for name in ctx.names))
+        ctx.rest = replace(saved, **dict.fromkeys(ctx.names))
         ctx.settings = backend, number, group, counts
         return loss
 
@@ -103,14 +108,15 @@ class _Rows(torch.autograd.Function):
         if torch.is_grad_enabled():
             # With create_graph=True the result would carry no graph.
             raise RuntimeError("nt_xent has no second derivative: do not use create_graph=True")
-        z1, z2, temperature = ctx.saved_tensors
+        z1, z2, temperature, *tensors = ctx.saved_tensors
+        saved = replace(ctx.rest, **dict(zip(ctx.names, tensors, strict=True)))
         backend, number, group, counts = ctx.settings
         grad_largest = largest(grad.abs().amax(), group)
-        own = backend.weights(grad, grad_largest, ctx.saved, temperature, number)
+        own = backend.weights(grad, grad_largest, saved, temperature, number)
         every = gather_rows(own, counts, group)
         with torch.autocast(z1.device.type, enabled=False):
             dz1, dz2, dt = backend.backward(
-                grad, grad_largest, z1, z2, every, ctx.saved, temperature, number
+                grad, grad_largest, z1, z2, every, saved, temperature, number
             )
         dt = dt.to(temperature.dtype) if ctx.needs_input_grad[2] else None
         return dz1, dz2, dt, *[None] * 6

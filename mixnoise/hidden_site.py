@@ -36,6 +36,11 @@ class HiddenSite:
         draw: Any,
     ) -> Tensor:
         """The encoder's output for two views mixed at the site, ``(2N, ...)``."""
+        if self.active:
+            raise RuntimeError(
+                f"the submodule {self.noise.at!r} is mixed for another thread now: give each "
+                "thread a copy of the model"
+            )
         self.active, self.n_calls, self.generator, self.draw = True, 0, generator, draw
         try:
             h: Tensor = encoder(*inputs, **kwargs)

@@ -83,7 +83,7 @@ class Loop:
         self.step = self.saved_step = 0
         # The epoch's losses so far: means over all processes, and this one's own since they were
         # last checked.
-        self.losses = torch.empty(0)
+        self.losses = torch.empty(0, device="cpu")
         self.unchecked = torch.empty(_LOSSES_AT_FIRST, device=self.accelerator.device)
         self.n_unchecked = 0
         self.stop = False  # what all processes have agreed on
@@ -272,7 +272,7 @@ class Loop:
                 row |= self.monitor.evaluate(self.model, inputs, self.step, autocast)
         self.history.append(row)
         last = self.complete
-        self.losses = torch.empty(0)
+        self.losses = torch.empty(0, device="cpu")
         track(self.accelerator, row, self.step)
         progress.line(f"epoch {number}/{self.epochs}", row, last)
         if self.folder is not None and self.is_main:

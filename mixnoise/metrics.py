@@ -104,9 +104,10 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
 
 
 def rankme(z: Tensor) -> float:
-    """Effective rank: exp of the entropy of the singular values, in [1, min(N, D)].
+    """Effective rank: exp of the entropy of the singular values, from 1 to min(N, D).
 
-    Near 1 the representation has collapsed to a line.
+    Near 1 the representation has collapsed to a line. The source's epsilon may carry it above
+    min(N, D) by some 1e-4 of it.
 
     Args:
         z: representations, ``(N, D)``, as they come from the encoder (neither centred nor

@@ -71,7 +71,7 @@ def nt_xent(
             count), anything else "bf16x3" (two terms, three products: 2^-16, where TF32 has 2^-11).
             "ieee" demands float32 products, the slowest. In Triton, half types are multiplied as
             they are: unit rows are rounded to them. The PyTorch backend computes half types in
-            float32.
+            float32, with products as ``torch.get_float32_matmul_precision()`` allows.
         group: a process group, or "world" for all processes, to take negatives from all of its
             ranks, whose numbers of rows may differ. The loss is that of this rank's rows; its
             gradient is that of the sum of all ranks' losses. "mean" is the sum over this rank's
@@ -177,9 +177,8 @@ def check_settings(
 def check_torch_precision(precision: str, device: torch.device) -> None:
     if precision == "auto":
         return
-    if precision == "ieee" and (
-        device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
-    ):
+    # Of a CPU, too, whose libraries may take bfloat16 where they are allowed to.
+    if precision == "ieee" and torch.get_float32_matmul_precision() == "highest":
         return
     raise ValueError(
         f"precision={precision!r} cannot be had from the PyTorch backend on {device} with "
@@ -210,7 +209,8 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
     Gradients reach x from each row itself and from every row that drew it as its partner.
 
     Args:
-        x: ``(N, *features)``. Floating point, or any dtype where all rows are mixed by "binary".
+        x: ``(N, *features)``. Floating point, or any dtype where ``draw.function`` is "binary" and
+            ``draw.kind`` None.
             Never changed.
         draw: as a noise's ``sample`` makes it, see :class:`mixnoise.Draw`.
         backend: "auto" (Triton for CUDA tensors), "torch" or "triton".

@@ -206,7 +206,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate  # which set_params may have changed
         seed = derive_seed(self._seed, "partial_fit", self.n_iter_)
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu")
         generator = torch.Generator().manual_seed(derive_seed(seed, "noise", 0))
         device = next(self.model_.parameters()).device
         self.model_.train()

@@ -18,6 +18,7 @@ from torch import Tensor
 from mixnoise.accelerator import accelerator_for, shared_loader
 from mixnoise.agreement import Agreement, lost_contact_explained
 from mixnoise.batches import Loader, make_batches
+from mixnoise.checkpoints import check_can_be_saved
 from mixnoise.checks import check_choice, check_float, check_integer
 from mixnoise.collectives import resolve
 from mixnoise.features import LabelledData
@@ -106,9 +107,10 @@ def pretrain(
         model: moved to Accelerate's device (a GPU if there is one) and left in training mode.
         data: rows ``(N, *features)`` as a tensor or an array, N >= 2, kept on the device if they
             fit (floating-point values in the model's dtype); or a map-style dataset of samples; or
-            a loader of batches with a length, used as it is. Of a batch that is a tuple the model
-            takes the first tensor; with "hidden" noise the encoder gets everything in the tuple or
-            mapping. A last batch of a single row is dropped.
+            a loader of batches with a length, used as it is (of several processes each takes its
+            share of a torch DataLoader; any other must yield each one its own). Of a batch that is
+            a tuple the model takes the first tensor; with "hidden" noise the encoder gets
+            everything in the tuple or mapping. A last batch of a single row is dropped.
         epochs: passes over the data, >= 1.
         batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.
         micro_batch: rows of both views that the network takes at a time, >= 1, for batches that do
@@ -248,6 +250,7 @@ def pretrain(
         }
         checkpoint = None
         if folder is not None:
+            check_can_be_saved(model)
             checkpoint = open_run(folder, config, resume, accelerator, agreement, model)
         loop = Loop(
             accelerator=accelerator,

@@ -1,12 +1,16 @@
 """What the trainer accepts as data."""
 
+import types
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
-from mixnoise import DACL, get_noise, pretrain
+from mixnoise import DACL, get_noise, knn_probe, pretrain
+from mixnoise.accelerator import shared_loader
 from mixnoise.batches import make_batches, model_inputs
 from mixnoise.seeding import preserved_random_state, seed_globally
 
@@ -283,3 +287,53 @@ def test_large_data_keep_off_the_device(monkeypatch):
     assert moved == []  # all of X would take more than half of what is free
     next(iter(made.epoch(0)))
     assert moved == [(16, 8)]
+
+
+def test_rows_that_require_a_gradient_are_left_alone():
+    leaf = X.clone().requires_grad_()
+    for data in (leaf, leaf * 1):
+        assert len(pretrain(model(), data, epochs=2, batch_size=16).losses) == 2
+    assert leaf.grad is None
+    labelled = leaf, torch.arange(len(X)) % 2
+    assert 0 <= knn_probe(nn.Identity(), labelled, labelled).accuracy <= 1
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i2", "longdouble"])
+def test_arrays_of_other_byte_orders_and_widths(dtype):
+    array = np.arange(64).reshape(16, 4).astype(dtype)
+    assert next(iter(batches(array, 16).epoch(0))).sum().item() == array.sum()
+
+
+def test_rows_that_are_not_all_there():
+    with pytest.raises(TypeError, match=r"data must be a dense tensor, got .* torch\.sparse_coo"):
+        batches(X.to_sparse())
+    masked = np.ma.masked_greater(X.numpy(), 0)
+    with pytest.raises(ValueError, match="data must have no masked values"):
+        batches(masked)
+    assert len(batches(np.ma.masked_greater(X.numpy(), 1e9))) == 4
+
+
+def test_the_default_device_does_not_matter(tmp_path):
+    expected = pretrain(model(), X, epochs=2, batch_size=16).losses
+    made = model()
+    with torch.device("meta"):
+        assert pretrain(made, X, epochs=2, batch_size=16, run_dir=tmp_path / "r").losses == expected
+
+
+class Own:
+    """A loader that shares nothing out."""
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        return iter([X])
+
+
+def test_a_loader_that_accelerate_cannot_share_is_warned_of():
+    accelerator = types.SimpleNamespace(is_main_process=True, prepare=lambda loader: loader)
+    with pytest.warns(RuntimeWarning, match="data is of class Own and no torch DataLoader"):
+        shared_loader(accelerator, Own())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shared_loader(accelerator, DataLoader(TensorDataset(X)))

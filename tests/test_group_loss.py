@@ -291,12 +291,31 @@ def subgroups():
     print("all hold", flush=True)
 
 
+def freed():
+    """What the backward needs goes with the graph, though the loss is still there."""
+    z1, z2 = torch.randn(2, 3, 5, requires_grad=True)
+    for n_backward in (1, 2):
+        loss = nt_xent(z1, z2, group="world", reduction="none")
+        for i in range(n_backward):
+            loss.sum().backward(retain_graph=i + 1 < n_backward)
+        with pytest.raises(RuntimeError, match="a second time"):
+            _ = loss.grad_fn.saved_tensors
+        assert not any(
+            isinstance(value, torch.Tensor) for value in vars(loss.grad_fn.rest).values()
+        )
+    print("freed", flush=True)
+
+
+def test_nothing_stays_in_memory_after_the_backward(two_ranks):
+    assert two_ranks["freed"] == ["freed\n", "freed\n"]
+
+
 def test_groups(two_ranks):
     assert two_ranks["subgroups"] == ["all hold\n", "all hold\n"]
 
 
 def several(folder):
-    for function in (bad_inputs, nan_everywhere, subgroups):
+    for function in (bad_inputs, nan_everywhere, subgroups, freed):
         print(f"== {function.__name__}", flush=True)
         function()
 

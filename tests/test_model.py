@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -328,3 +330,40 @@ def test_initialising_weights_walks_through_the_noise():
     seen = []
     dacl.apply(seen.append)
     assert {dacl, dacl.encoder, dacl.noise, dacl.noise.noise} <= set(seen)
+
+
+def test_threads_that_mix_at_one_site_are_told_so():
+    class Waits(nn.Module):
+        def forward(self, x):
+            inside.set()
+            assert go_on.wait(30)
+            return x
+
+    inside, go_on = threading.Event(), threading.Event()
+    dacl = DACL(
+        nn.Sequential(nn.Linear(10, 8), Waits()), nn.Identity(), get_noise("hidden", at="0")
+    )
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(dacl, X, generator=torch.Generator().manual_seed(0))
+        assert inside.wait(30)
+        with pytest.raises(RuntimeError, match="'0' is mixed for another thread now"):
+            dacl(X)
+        go_on.set()
+        assert torch.equal(first.result(), dacl(X, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_submodule_is_found_by_each_of_its_names():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.alias = nn.Linear(10, 8)
+
+        def forward(self, x):
+            return self.alias(x)
+
+    seed = torch.Generator().manual_seed
+    torch.manual_seed(0)
+    by_name = [DACL(Shared(), nn.Identity(), get_noise("hidden", at=n)) for n in ("first", "alias")]
+    by_name[1].load_state_dict(by_name[0].state_dict())
+    a, b = (dacl(X, generator=seed(0)) for dacl in by_name)
+    assert torch.equal(a, b)

@@ -129,15 +129,22 @@ def test_binary_takes_any_dtype_bit_for_bit(mix, dtype, alpha):
         assert (got == expected).all()
 
 
-def test_masks_of_coefficients_that_a_number_just_reaches(mix):
-    """Coefficients are rounded to multiples of 2^-16, halves to the even one."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_of_coefficients_that_a_number_just_reaches(mix, dtype):
+    """Coefficients are rounded to multiples of 2^-16, halves to the even one, in gradients too."""
     row, n_columns = torch.arange(80), 36
-    x = row[:, None].expand(80, n_columns)
+    x = row[:, None].expand(80, n_columns).to(dtype).requires_grad_()
     numbers = torch.from_numpy(oracles.lanes(7, 0, 80, n_columns))[row, row % n_columns]
     coef = ((numbers + row % 5 / 4) / 65536).clamp(max=1).float()
     draw = Draw(torch.tensor(7), row.roll(1)[None], coef[None], function="binary")
     expected = oracles.keep(7, 0, coef.numpy(), n_columns)
-    assert ((mix(x, draw)[0] == x).numpy() == expected).all()
+    views = mix(x, draw)[0]
+    assert ((views == x).numpy() == expected).all()
+    kept = torch.from_numpy(expected).to(dtype)
+    weights = torch.arange(1.0, 81, dtype=dtype)[:, None]
+    (grad,) = torch.autograd.grad((views * weights).sum(), x)
+    # Row i gives its weight to itself where it is kept, and else to the row that it drew, i - 1.
+    assert torch.equal(grad, kept * weights + ((1 - kept) * weights).roll(-1, 0))
 
 
 @pytest.mark.parametrize("shape", [(300, 1000), (3, 2**18 + 5), (70_000, 5)], ids=str)

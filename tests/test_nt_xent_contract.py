@@ -352,6 +352,7 @@ def sample_inputs() -> dict[str, tuple]:
         "tensor temperature": (z1, z2, t, math.nan, True),
         "bfloat16": (*make_views(6, 4, torch.bfloat16), None, 0.5, True),
         "float64, nothing kept": (*make_views(6, 4, torch.float64), None, 0.5, False),
+        "several tiles": (*make_views(300, 4), None, 0.5, True),
         "one pair": (*make_views(1, 1), None, 0.5, True),
         "transposed": (*transposed, None, 0.5, True),
     }
@@ -555,3 +556,22 @@ def test_module_trains_its_temperature() -> None:
 
 def test_module_shows_its_settings() -> None:
     assert repr(NTXentLoss(0.1, "sum")) == "NTXentLoss(temperature=0.1, reduction='sum')"
+
+
+def test_ieee_is_what_pytorch_may_compute() -> None:
+    """Where oneDNN is allowed bfloat16 it cannot be promised, on a CPU either."""
+    z1, z2 = make_views(6, 4)
+    expected = mixnoise.nt_xent(z1, z2, precision="ieee")
+    assert torch.equal(expected, mixnoise.nt_xent(z1, z2))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(ValueError, match="precision='ieee' cannot be had from the PyTorch"):
+            mixnoise.nt_xent(z1, z2, precision="ieee")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_sparse_rows_are_refused() -> None:
+    z = torch.eye(4).to_sparse()
+    with pytest.raises(TypeError, match=r"z1 must be a dense tensor, got .* torch\.sparse_coo"):
+        mixnoise.nt_xent(z, z)

@@ -455,3 +455,20 @@ def test_bad_arguments(arguments, error, message, tmp_path):
     with pytest.raises(error, match=message):
         pretrain(**arguments)
     assert not (tmp_path / "run").exists()
+
+
+class WithExtraState(nn.Linear):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_model_that_checkpoints_cannot_hold_is_refused_before_training(tmp_path):
+    model = DACL(WithExtraState(64, 8), nn.Linear(8, 4), get_noise("linear"))
+    with pytest.raises(
+        ValueError, match=r"'encoder\._extra_state' of the model's state is no tensor"
+    ):
+        pretrain(model, X, epochs=1, batch_size=64, run_dir=tmp_path / "run")
+    assert len(pretrain(model, X, epochs=1, batch_size=64).losses) == 1

@@ -48,8 +48,8 @@ def mix(
 ) -> Tensor:
     """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``.
 
-    A partner or kind that does not exist gives NaN, on the CPU an error: on a GPU, looking would
-    wait for it.
+    A partner or kind that does not exist gives NaN (or zeros, where bits are selected), on the CPU
+    an error: on a GPU, looking would wait for it.
     """
     if x.is_cpu:
         _check("partner", "a row in", partner, x.shape[0] - 1)

@@ -32,7 +32,7 @@ def keep_masks(seed_ptr, view, row, first, coef, BLOCK: tl.constexpr):
     """Bernoulli(coef) for each element of four quarters, coef rounded to 2^-16."""
     block = first // 2 + tl.arange(0, BLOCK // 2)[None, :]
     x, y, z, w = words(seed_ptr, STREAM_ELEMENT, view, row, block)
-    scaled = coef * 65536.0
+    scaled = coef.to(tl.float32) * 65536.0  # in which the next line rounds
     threshold = ((scaled + 8388608.0) - 8388608.0).to(tl.int32)  # to the nearest even
     return (
         _lanes(x) < threshold,

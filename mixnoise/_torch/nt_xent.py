@@ -34,7 +34,7 @@ LOG2_E = math.log2(math.e)
 TILE_ROWS, TILE_COLUMNS = 512, 2048
 _ROWS_PER_BLOCK = 1024  # of either view
 # Exponentials kept from the forward for the backward, in elements. It holds all of them up to
-# M = 2,400 or so, where it saves a quarter of the time, and is a constant beyond.
+# M = 2,280, where it saves a quarter of the time, and is a constant beyond.
 _KEPT_EXPONENTIALS = 3 * 2**20
 # |s| <= 1/t, so from here on exp(s), its sums and their reciprocals are all normal numbers and no
 # maximum has to be subtracted (Milakov and Gimelshein, arXiv 1805.02867, is the other form).
@@ -128,7 +128,7 @@ def normalize(z1: Tensor, z2: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor
 
 
 def _log2_negatives_plain(z: Tensor, n: int, kept: Tensor) -> Tensor:
-    """log2 n_i; fills ``kept`` with the exponentials of the first tiles."""
+    """log2 n_i; fills ``kept`` with the exponentials of as many tiles as fit."""
     total = z.new_zeros(2 * n, dtype=stats_dtype(z.device))
     buffer = z.new_empty(TILE_ROWS * TILE_COLUMNS)
     used = 0

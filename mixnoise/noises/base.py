@@ -72,7 +72,7 @@ class Noise(nn.Module):
             x: ``(N, *features)``, of which no more than shape, dtype and device may matter.
             views: how many, >= 1.
             generator: source of the seed, on the CPU or on x's device; None: the device's default
-                one.
+                one. In a CUDA graph one on the CPU is asked once, when the graph is captured.
             seed: in [-2^63, 2^63), or a 0-d int64 tensor, instead of a generator.
 
         Returns:

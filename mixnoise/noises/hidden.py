@@ -18,7 +18,9 @@ class Hidden(Noise):
     On a tensor of representations it acts like the inner noise. :class:`mixnoise.DACL` owns the
     split of the encoder: the part before ``at`` runs once a sample, all views are mixed from the
     same v, and the rest runs on all of them. That is how data mix that cannot be added, such as
-    graphs or token ids.
+    graphs or token ids. A part of the encoder that holds ``at`` cannot be run again in the
+    backward, as activation checkpointing does, for nothing is mixed then; parts before and after it
+    can.
 
     Args:
         noise: the inner noise, by name, as an object or as what its ``config`` gives.

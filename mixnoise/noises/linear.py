@@ -7,7 +7,8 @@ class Linear(Mixup):
     """x+ = c x + (1-c) x_j, with one coefficient per row and view.
 
     A row of floating-point data of any shape. Equal values stay exactly equal, and a result never
-    leaves the interval between the two values. Values of opposite signs that both exceed half the
+    leaves the interval between the two values, where 1-c is exact, as it is for all c that are
+    drawn. Values of opposite signs that both exceed half the
     dtype's largest number overflow.
 
     Args:

@@ -45,7 +45,7 @@ def held_out(x: Rows, n: int, generator: torch.Generator) -> tuple[Rows, Tensor]
 
     Those of a tensor are moved to its end, in place, so that nothing is copied.
     """
-    order = torch.randperm(len(x), generator=generator)
+    order = torch.randperm(len(x), generator=generator, device="cpu")
     if isinstance(x, SparseRows):
         kept = np.sort(order[n:].numpy())
         return SparseRows(x.matrix[kept], x.scale), x[order[:n]]
