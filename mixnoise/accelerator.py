@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 
 from mixnoise.batches import Loader
 from mixnoise.progress import warn
@@ -81,14 +80,9 @@ def _destroy_process_group() -> None:
 
 
 def shared_loader(accelerator: Accelerator, loader: Any) -> Loader:
-    """Somebody's loader; of PyTorch's every process gets its share."""
+    """Somebody's loader; of PyTorch's every process gets its share, another shares out itself."""
     from accelerate.data_loader import DataLoaderDispatcher
 
-    if not isinstance(loader, DataLoader) and accelerator.is_main_process:
-        warn(
-            f"data is of class {type(loader).__name__} and no torch DataLoader, so that every "
-            "process trains on all that it yields there: it must yield each a share of its own"
-        )
     prepared = accelerator.prepare(loader)
     return Loader(prepared, shared=isinstance(prepared, DataLoaderDispatcher))
 

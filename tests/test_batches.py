@@ -1,8 +1,5 @@
 """What the trainer accepts as data."""
 
-import types
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +7,6 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from mixnoise import DACL, get_noise, knn_probe, pretrain
-from mixnoise.accelerator import shared_loader
 from mixnoise.batches import make_batches, model_inputs
 from mixnoise.seeding import preserved_random_state, seed_globally
 
@@ -318,22 +314,3 @@ def test_the_default_device_does_not_matter(tmp_path):
     made = model()
     with torch.device("meta"):
         assert pretrain(made, X, epochs=2, batch_size=16, run_dir=tmp_path / "r").losses == expected
-
-
-class Own:
-    """A loader that shares nothing out."""
-
-    def __len__(self):
-        return 1
-
-    def __iter__(self):
-        return iter([X])
-
-
-def test_a_loader_that_accelerate_cannot_share_is_warned_of():
-    accelerator = types.SimpleNamespace(is_main_process=True, prepare=lambda loader: loader)
-    with pytest.warns(RuntimeWarning, match="data is of class Own and no torch DataLoader"):
-        shared_loader(accelerator, Own())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        shared_loader(accelerator, DataLoader(TensorDataset(X)))

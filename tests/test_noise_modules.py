@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixnoise import Noise, get_noise, register_noise
+from mixnoise import Noise, get_noise, register_noise, registry
 
 NOISES = {
     "linear": {"alpha": 0.5},
@@ -292,7 +292,6 @@ def test_the_default_dtype_does_not_matter(noise):
     assert leaf.grad.dtype == torch.float32
 
 
-@register_noise("wrap-another")
 class Wrap(Noise):
     """Another noise, under an argument that is called as one of hidden's."""
 
@@ -307,7 +306,9 @@ class Wrap(Noise):
         return get_noise(self.noise).apply(x, draw)
 
 
-def test_hidden_is_rebuilt_with_a_noise_of_like_arguments():
+def test_hidden_is_rebuilt_with_a_noise_of_like_arguments(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    register_noise("wrap-another")(Wrap)
     hidden = get_noise("hidden", noise=get_noise("wrap-another", noise="gaussian"), at="1")
     config = hidden.config()
     inner = {"name": "wrap-another", "noise": "gaussian", "at": 3}
