@@ -257,7 +257,7 @@ def _length(data: Any) -> int:
 
 
 def as_rows(name: str, x: Any) -> Tensor:
-    """A tensor as it is, an array or what becomes one as a tensor."""
+    """A tensor without its graph, an array or what becomes one as a tensor."""
     if isinstance(x, Tensor):
         if x.layout != torch.strided:
             raise TypeError(f"{name} must be a dense tensor, got one with layout {x.layout}")
@@ -268,9 +268,14 @@ def as_rows(name: str, x: Any) -> Tensor:
     array = np.require(x, requirements=["C", "W"])
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be numeric, got an array of dtype {array.dtype}")
-    if array.dtype == np.longdouble:
-        array = array.astype(np.float64)
-    return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return torch.as_tensor(native(array))
+
+
+def native(array: Any) -> Any:
+    """In the byte order and of the floating types that torch and Arrow have."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def model_inputs(batch: Any, takes_anything: bool) -> Inputs:

@@ -210,8 +210,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
 
     Args:
         x: ``(N, *features)``. Floating point, or any dtype where ``draw.function`` is "binary" and
-            ``draw.kind`` None.
-            Never changed.
+            ``draw.kind`` None. Never changed.
         draw: as a noise's ``sample`` makes it, see :class:`mixnoise.Draw`.
         backend: "auto" (Triton for CUDA tensors), "torch" or "triton".
 

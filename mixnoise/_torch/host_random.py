@@ -1,7 +1,7 @@
 """Keys and draws of rows on a CPU, in NumPy: the same bits as ``random.py``'s.
 
-A draw is some sixty operations on a few thousand numbers. NumPy begins one in a fifth of PyTorch's
-time, and its unsigned integers need no masks.
+A draw is some sixty operations on a few thousand numbers, each of which NumPy begins sooner than
+PyTorch; and its unsigned integers need no masks.
 """
 
 from __future__ import annotations

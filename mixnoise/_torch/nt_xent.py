@@ -66,7 +66,8 @@ def kept_elements(
     if not keep or is_running(dtype, temperature, fixed_temperature):
         return 0
     # Of few rows all, of more no more than three quarters are computed.
-    return torch.sym_min(_KEPT_EXPONENTIALS, 4 * n * n)  # type: ignore[no-any-return]
+    kept: int = torch.sym_min(_KEPT_EXPONENTIALS, 4 * n * n)
+    return kept
 
 
 def _row_blocks(n: int) -> Iterator[slice]:
@@ -93,7 +94,10 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
 
 
 def leave_out(tile: Tensor, value: float, row: int, column: int, n: int) -> None:
-    """Where a row of 2n meets itself or its positive; tile[0, 0] is of ``row`` and ``column``."""
+    """Where a row meets itself or its positive, of tile[0, 0] at ``row`` and ``column``.
+
+    Both count through the two views, or both within one: positives are n apart.
+    """
     for diagonal in (row - column - n, row - column, row - column + n):
         if -tile.shape[0] < diagonal < tile.shape[1]:
             tile.diagonal(diagonal).fill_(value)

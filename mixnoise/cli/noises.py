@@ -50,7 +50,7 @@ def check(
     except (NoisePluginError, TypeError, ValueError) as error:
         typer.echo(f"mixnoise: {error}", err=True)
         raise typer.Exit(2) from error
-    except Exception as error:  # a constructor is anybody's code
+    except Exception as error:  # a constructor is anybody's code, and raises what it likes
         typer.echo(f"mixnoise: {name} cannot be built: {error!r}", err=True)
         raise typer.Exit(2) from error
     report = check_noise(noise)

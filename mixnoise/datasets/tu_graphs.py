@@ -58,7 +58,8 @@ def load_tu_graphs(name: str) -> list[Any]:
         ``(2, edges)`` int64 with each edge in both directions; ``y`` ``(1,)`` int64.
 
     Raises:
-        ValueError: a name that is none of these; a file that is truncated or altered.
+        ValueError: a name that is none of these; a file that is truncated or altered; a set
+            that cannot be downloaded.
         ImportError: without PyTorch Geometric.
 
     Example:

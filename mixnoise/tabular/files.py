@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mixnoise.batches import native
 from mixnoise.beside import written_beside
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -367,17 +368,10 @@ def _read_numpy(path: Path) -> TableFile:
     ((name, matrix),) = matrices.items()
     if matrix.dtype.kind not in "biuf":
         raise ValueError(f"{path}: {name or 'the array'} must hold numbers, got {matrix.dtype}")
-    others = {k: _native(a) for k, a in arrays.items() if a.ndim == 1 and len(a) == len(matrix)}
+    others = {k: native(a) for k, a in arrays.items() if a.ndim == 1 and len(a) == len(matrix)}
     for k, a in others.items():
         if a.dtype.kind not in "biufUM":
             raise ValueError(f"{path}: {k} must hold numbers, text or dates, got {a.dtype}")
-    found = TableFile(path, others, _native(matrix))
+    found = TableFile(path, others, native(matrix))
     _check_unique(path, found.names)
     return found
-
-
-def _native(array: Any) -> Any:
-    """In the byte order and of the floating types that Arrow has."""
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        return array.astype(np.float64)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -112,13 +112,11 @@ def _kind(series: Any) -> str:
         return "date"
     if dtype.is_numeric() or dtype in (nw.Boolean, nw.Duration):
         return "number"
-    if dtype in (nw.Categorical, nw.Enum):
-        return "category"
+    if dtype in (nw.String, nw.Categorical, nw.Enum):
+        return "empty" if series.null_count() == len(series) else "category"
     values = [v for v in series.to_list() if not _missing(v)]
     if not values:
         return "empty"
-    if dtype == nw.String:
-        return "category"
     if all(isinstance(v, date) for v in values):  # datetime is one, too
         return "date"
     if all(isinstance(v, (int, float)) or hasattr(v, "__float__") for v in values):
