@@ -3,9 +3,7 @@ line and column."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 
 from mixnoise.batches import native
 from mixnoise.beside import written_beside
+from mixnoise.tabular.text import check_unique, read_text, rows_of_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FEATHER = (".feather", ".arrow", ".ipc")
@@ -22,12 +21,8 @@ SUFFIXES = (*SEPARATORS, ".parquet", *FEATHER, ".npy", ".npz")
 WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 # Where so many values of a column are numbers, the others are mistakes.
 _MOSTLY = 0.9
-_KNOWN_SEPARATORS = ",;\t|"
 _COLUMNS_AT_A_TIME = 8
-_BLOCK = 2**20  # bytes, at least
-_BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
-_NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None"]
 
 
 @dataclass
@@ -118,7 +113,7 @@ class TableFile:
         """A row's line in a text file, where there are blank lines and cells of several lines."""
         if self.has_names is not None:
             separator = SEPARATORS[self.path.suffix.lower()]
-            rows = _rows_of_text(self.path, separator, len(self.columns))
+            rows = rows_of_text(self.path, separator, len(self.columns))
             for line, _ in islice(rows, row + self.has_names, None):
                 return str(line)
         return f"row {row + 1}"
@@ -151,7 +146,8 @@ def read_table(path: str | Path, texts: Collection[str] = ()) -> TableFile:
         raise ValueError(f"{path}: the file is empty")
     try:
         if suffix in SEPARATORS:
-            found = _read_text(path, SEPARATORS[suffix], texts)
+            columns, has_names = read_text(path, SEPARATORS[suffix], texts)
+            found = TableFile(path, columns, has_names=has_names)
         elif suffix in (".npy", ".npz"):
             found = _read_numpy(path)
         else:
@@ -208,110 +204,6 @@ def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequen
             raise ValueError(f"--output: {path}: {error}; write a .parquet file") from error
 
 
-def _read_text(path: Path, separator: str, texts: Collection[str]) -> TableFile:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import csv as arrow_csv
-
-    first, n_lines, following = _first_row(path, separator)
-    has_names = not any(map(_is_number, first))
-    if has_names and not following:  # names at most, which Arrow cannot skip without an end of line
-        return TableFile(path, {})
-    names = [name.strip() for name in first] if has_names else [f"x{i}" for i in range(len(first))]
-    _check_unique(f"{path}:1", names)
-
-    # Arrow reads blocks of bytes, of which each must hold a whole row.
-    block = max(_BLOCK, _BYTES_OF_A_CHARACTER * (len("".join(first)) + len(first) + len(following)))
-    skipped = n_lines if has_names else 0
-    try:
-        table = arrow_csv.read_csv(
-            path,
-            arrow_csv.ReadOptions(column_names=names, skip_rows=skipped, block_size=block),
-            # Else cells of several lines are an error in files of more than a block.
-            # A blank line is a missing value where there is one column only.
-            arrow_csv.ParseOptions(
-                delimiter=separator, newlines_in_values=True, ignore_empty_lines=len(names) > 1
-            ),
-            arrow_csv.ConvertOptions(
-                null_values=[*_NULLS, *(f" {n}" for n in _NULLS)],
-                strings_can_be_null=True,
-                column_types={name: pa.string() for name in texts if name in names},
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(_text_error(path, separator, len(names), str(error))) from error
-    columns = {}
-    for name, column in zip(names, table.columns, strict=True):
-        if pa.types.is_binary(column.type):
-            raise ValueError(f"{path}: column {name!r} is not UTF-8 text; convert the file")
-        text = pa.types.is_string(column.type)
-        columns[name] = pc.utf8_trim_whitespace(column) if text else column
-    return TableFile(path, columns, has_names=has_names)
-
-
-def _first_row(path: Path, separator: str) -> tuple[list[str], int, str]:
-    """The fields of the first row, how many lines there are up to its end, and the next line."""
-    # With surrogates for what is not UTF-8, of which those of later rows are no matter here.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
-        try:
-            first = next(filter(None, rows), [])
-            "".join(first).encode()
-        except csv.Error as error:
-            raise ValueError(f"{path}:1: {error}; is a quote not closed?") from error
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{path}:1: this is not UTF-8 text; convert the file") from error
-        following = next(file, "")
-    # As often in the next line: a lone column may have one in its name.
-    for other in _KNOWN_SEPARATORS.replace(separator, ""):
-        if len(first) == 1 and 0 < first[0].count(other) == following.count(other):
-            raise ValueError(
-                f"{path}:1: one column, {first[0]!r}; is {other!r} the separator? It must be "
-                f"{separator!r} in {path.suffix} files"
-            )
-    return first, rows.line_num, following
-
-
-def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
-    """With the line of the first ragged row, which Arrow does not tell when it uses threads."""
-    for line, row in _rows_of_text(path, separator, n_columns):
-        if (len(row) or 1) != n_columns:
-            got = f"{len(row)} field" + "s" * (len(row) != 1)
-            return f"{path}:{line}: {got} in a table of {n_columns} columns"
-    return f"{path}: {message}"
-
-
-def _rows_of_text(path: Path, separator: str, n_columns: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows, as Arrow counts them, each with the line that it begins at.
-
-    Blank lines are rows below the first of a single column. Ends before a cell of more than
-    ``csv.field_size_limit()``.
-    """
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows, line, begun = csv.reader(file, delimiter=separator), 1, False
-        with suppress(csv.Error):
-            for row in rows:
-                if row or (begun and n_columns == 1):
-                    yield line, row
-                    begun = True
-                line = rows.line_num + 1
-
-
-def _check_unique(where: str | Path, names: Sequence[str]) -> None:
-    """Of columns by name there would be only the last of two."""
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{where}: two columns are called {twice!r}; rename one")
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return field.strip().lower() not in ("nan", "inf", "infinity")
-
-
 def _read_arrow(path: Path, suffix: str) -> TableFile:
     import pyarrow as pa
     from pyarrow import feather, parquet
@@ -323,7 +215,7 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
     except (pa.ArrowException, OSError) as error:
         kind = "parquet" if suffix == ".parquet" else "feather"
         raise ValueError(f"{path}: not a whole {kind} file: {error}") from error
-    _check_unique(path, table.column_names)
+    check_unique(path, table.column_names)
     columns = map(_without_views, table.columns)
     return TableFile(path, dict(zip(table.column_names, columns, strict=True)))
 
@@ -342,7 +234,7 @@ def _without_views(column: Any) -> Any:
 def _read_parquet(path: Path, file: Any) -> dict[str, Any]:
     """Some columns at a time: all at once would take the memory of the table twice."""
     names: list[str] = file.schema_arrow.names
-    _check_unique(path, names)
+    check_unique(path, names)
     columns: dict[str, Any] = {}
     for start in range(0, len(names), _COLUMNS_AT_A_TIME):
         some = file.read(names[start : start + _COLUMNS_AT_A_TIME])
@@ -373,5 +265,5 @@ def _read_numpy(path: Path) -> TableFile:
         if a.dtype.kind not in "biufUM":
             raise ValueError(f"{path}: {k} must hold numbers, text or dates, got {a.dtype}")
     found = TableFile(path, others, native(matrix))
-    _check_unique(path, found.names)
+    check_unique(path, found.names)
     return found
