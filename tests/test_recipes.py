@@ -121,10 +121,19 @@ def test_two_processes_end_with_the_same_weights():
         capture_output=True,
         text=True,
         # On the CPU, also where there is one GPU, which two processes cannot share.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        # Unbuffered, as in many containers, where lines of two processes mix most easily.
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONUNBUFFERED": "1",
+        },
     )
-    pattern = r"Rank (\d): (\d+) steps, loss ([\d.]+) in .* and ([\d.]+) in .* weights (\w{8})\."
-    ranks = sorted(re.findall(pattern, done.stdout))
+    pattern = (
+        r"^Rank (\d): (\d+) steps, loss ([\d.]+) in the first epoch "
+        r"and ([\d.]+) in the last, weights (\w{8})\.$"
+    )
+    ranks = sorted(re.findall(pattern, done.stdout, re.MULTILINE))
     assert [rank for rank, *_ in ranks] == ["0", "1"]
     assert ranks[0][1:] == ranks[1][1:]
     _, steps, first, last, _ = ranks[0]
