@@ -45,8 +45,8 @@ def main(epochs: int = 30, seed: int = 0) -> dict[str, Any]:
     run = pretrain(model, split.x_train, epochs=epochs, batch_size=256, seed=seed)
 
     rank, losses = int(os.environ.get("RANK", "0")), run.losses
-    # Line and line break in one write: with PYTHONUNBUFFERED, as in many containers, print makes two,
-    # and those of other processes may come between.
+    # The line and its end in one write: under PYTHONUNBUFFERED, as in many containers, print makes
+    # two, and another process's may come between.
     print(
         f"Rank {rank}: {run.history[-1]['step']} steps, loss {losses[0]:.3f} in the first epoch "
         f"and {losses[-1]:.3f} in the last, weights {digest(encoder)}.\n",
