@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,8 +33,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def table(folder):
+def write_trees(file):
     """Two kinds of rows, told by numbers and by categories."""
     rng = np.random.default_rng(0)
     kind = rng.integers(2, size=300)
@@ -45,7 +45,28 @@ def table(folder):
             "class": np.array(["oak", "elm"])[kind],
         }
     ).with_columns(color=pl.col("color").replace({"0": "red", "1": "blue"}))
-    frame.write_csv(folder / "trees.csv")
+    frame.write_csv(file)
+    return file
+
+
+@pytest.fixture
+def table(folder):
+    return write_trees(folder / "trees.csv")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A table and a run on it, which takes seconds: most tests copy them."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert pretrained(write_trees(folder / "trees.csv")).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def trained(finished, folder):
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
     return folder / "trees.csv"
 
 
@@ -102,16 +123,16 @@ def test_from_a_file_to_features(table, folder):
     assert all(80 < float(row[1].split(" ± ")[0]) <= 100 for row in rows)
 
 
-def test_the_same_seed_makes_the_same_features(table, folder):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrained(table, "--run", name, "--seed", seed)
-    a, b, c = (load_file(folder / name / "encoder.safetensors") for name in "abc")
+def test_the_same_seed_makes_the_same_features(trained, folder):
+    for name, seed in (("b", 0), ("c", 1)):
+        pretrained(trained, "--run", name, "--seed", seed)
+    names = ("runs/trees", "b", "c")
+    a, b, c = (load_file(folder / name / "encoder.safetensors") for name in names)
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not torch.equal(a["projector.1.weight"], c["projector.1.weight"])
 
 
-def test_new_rows_in_another_kind_of_file(table, folder):
-    pretrained(table)
+def test_new_rows_in_another_kind_of_file(trained, folder):
     # Another order of columns, no label, values that were never seen.
     new = pl.DataFrame({"color": ["red", "green"], "size": [1.0, None], "id": ["x", "y"]})
     new.write_ipc(folder / "new.feather")
@@ -202,10 +223,9 @@ def test_columns_that_were_left_out_are_written_as_they_are(folder, suffix):
     assert found["name"].to_list() == frame["name"].to_list()
 
 
-def test_outputs_are_refused_before_any_work(table, folder, monkeypatch):
-    frame = pl.read_csv(table).rename({"id": "daclencoder0"})
+def test_outputs_are_refused_before_any_work(trained, folder, monkeypatch):
+    frame = pl.read_csv(trained).rename({"id": "daclencoder0"})
     frame.write_csv(folder / "named.csv")
-    pretrained(table)
     run("pretrain", "named.csv", "--leave", "daclencoder0", *QUICK)
     monkeypatch.setattr(DACLEncoder, "transform", None)
     said = fails("embed", "trees.csv", "--run", "runs/trees", "--output", "new/h.txt")
@@ -241,8 +261,7 @@ def test_codes_of_categories(folder):
     assert re.search(r"code +category +4 values", found.stdout)
 
 
-def test_info(table, folder):
-    pretrained(table)
+def test_info(trained, folder):
     text = run("info", "runs/trees").stdout
     assert re.search(r"epochs +2 of at most 2", text)
     assert re.search(r"validation_loss +\d", text)
@@ -252,7 +271,7 @@ def test_info(table, folder):
     assert "is no folder of a run" in fails("info", ".")
 
 
-def test_errors_have_one_line_and_status_2(table, folder):
+def test_errors_have_one_line_and_status_2(trained, folder):
     assert fails("pretrain", "no.csv") == "mixnoise: no.csv: no such file\n"
     installed = subprocess.run([SCRIPT, "pretrain", "no.csv"], capture_output=True, text=True)
     assert (installed.returncode, installed.stderr) == (2, "mixnoise: no.csv: no such file\n")
@@ -267,7 +286,6 @@ def test_errors_have_one_line_and_status_2(table, folder):
     )
     assert "Missing argument" in fails("pretrain")
     assert "epochs" in fails("pretrain", "trees.csv", "--epochs", "many")
-    pretrained(table)
     assert fails("pretrain", "trees.csv") == (
         "mixnoise: --run 'runs/trees' already holds a run: go on with --resume, or name another "
         "folder\n"
@@ -289,19 +307,17 @@ def test_values_out_of_range_are_refused_by_the_name_of_their_option(table, fold
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"left_out": 3}', None])
-def test_a_run_that_is_damaged(table, folder, content):
-    pretrained(table)
+def test_a_run_that_is_damaged(trained, folder, content):
     described = folder / "runs" / "trees" / "table.json"
     described.unlink() if content is None else described.write_text(content)
     said = fails("embed", "trees.csv", "--run", "runs/trees")
     assert "--run: runs/trees/table.json is damaged (" in said
     assert "`mixnoise pretrain ... --resume` makes it again" in said
-    pretrained(table, "--resume")
+    pretrained(trained, "--resume")
     assert "300 rows, 16 features" in run("embed", "trees.csv", "--run", "runs/trees").stdout
 
 
-def test_probes_out_of_range(table):
-    pretrained(table)
+def test_probes_out_of_range(trained):
     probe = ("probe", "trees.csv", "--label", "class", "--run", "runs/trees")
     for option, value in (
         ("--splits", 0), ("--seed", -1), ("--labels-per-class", 0), ("--labels-per-class", 1000),
@@ -483,7 +499,6 @@ DAMAGED = {"config.json": [b"{}", b"[]", b"\xff"], "metrics.csv": [b"\xff"]}
     ("file", "content"),
     [(file, b) for file, contents in DAMAGED.items() for b in contents],
 )
-def test_information_on_a_run_that_is_damaged(table, folder, file, content):
-    pretrained(table)
+def test_information_on_a_run_that_is_damaged(trained, folder, file, content):
     (folder / "runs" / "trees" / file).write_bytes(content)
     assert "runs/trees: config.json or metrics.csv is damaged" in fails("info", "runs/trees")
