@@ -64,16 +64,25 @@ def report_end(self, folder, whole=Loop.report_end):
         whole(self, folder)
 
 
-def train(folder, data="rows", epochs=20, num_workers=0, kill_at=None, slow=0.0, handler=False):
-    """Train, or go on; log each step. SIGKILL at that many events of writing checkpoints."""
+def train(
+    folder, data="rows", epochs=20, num_workers=0, kill_at=None, hold_after=None, handler=False
+):
+    """Train, or go on; log each step.
+
+    SIGKILL at that many events of writing checkpoints. A signal from outside is waited for after
+    that many steps of its own, so that none comes too late, however slow the sender is.
+    """
     rank = os.environ.get("RANK", "")
     log = os.open(Path(folder) / f"log{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    step = Loop.take_step
+    step, taken = Loop.take_step, itertools.count(1)
 
     def take_step(self, *args):
         os.write(log, f"{self.step}\n".encode())
         step(self, *args)
-        time.sleep(slow)
+        # Of two processes the second one: the first then waits for it in the next step.
+        held = next(taken) == hold_after and rank != "0"
+        while held and not self.termination.requested:
+            time.sleep(0.005)
 
     if handler:
         signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import torch
 from forked import Forked
+from hypothesis import settings
 from noise_cases import triton_mix
 from nt_xent_cases import triton_nt_xent
 
 import mixnoise.ops
+
+# The same examples everywhere, however slow the machine is.
+settings.register_profile("mixnoise", deadline=None, derandomize=True)
+settings.load_profile("mixnoise")
 
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     import triton_interpreter

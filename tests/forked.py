@@ -11,6 +11,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from torch.distributed import TCPStore
+
 
 class Forked:
     """Starts functions of children.py as processes on one thread, and says how they ended."""
@@ -43,7 +45,14 @@ class Forked:
         return self.wait_ranks(self.start_ranks(function, output, **arguments), output)
 
     def start_ranks(self, function, output, **arguments):
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": _free_port()}
+        # Listening from here on: a port that is only looked up may be another's when it is used.
+        self.store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        common = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(self.store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
         return [
             self.start(
                 function,
@@ -67,14 +76,6 @@ class Forked:
         self.server.stdin.write(json.dumps(question) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return str(found.getsockname()[1])
 
 
 def _serve():

@@ -41,7 +41,11 @@ def run_ranks(file: str, n: int, folder: Path, function: str, *arguments: str) -
         )
         for rank in range(n)
     ]
-    return [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+    try:
+        return [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # one that has ended does not mind
 
 
 def main(functions: dict[str, Callable[..., None]]) -> None:

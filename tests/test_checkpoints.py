@@ -62,7 +62,7 @@ def json_or_none(content):
 
 @pytest.mark.parametrize("name", FILES)
 @given(place=st.floats(0, 1, exclude_max=True), cut=st.booleans())
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 def test_every_damage_is_seen(name, place, cut, finished):
     checkpoint = newest(finished[0])
     file = checkpoint / name

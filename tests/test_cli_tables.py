@@ -405,21 +405,28 @@ def test_settings_that_are_not_there(table):
 def test_ctrl_c_saves_and_says_how_to_go_on(table, folder, signum):
     arguments = ["pretrain", "trees.csv", "--label", "class", *QUICK, "--patience", "0"]
     arguments[arguments.index("--epochs") + 1] = "40"
-    # Slow enough to be met in the middle.
+    # It waits in the middle for the signal.
     code = (
         "import sys, time, mixnoise.loop as loop\n"
-        "step = loop.Loop.take_step\n"
-        "loop.Loop.take_step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
+        "whole = loop.Loop.take_step\n"
+        "def take_step(self, *args):\n"
+        "    whole(self, *args)\n"
+        "    while self.step == 20 and not self.termination.requested:\n"
+        "        time.sleep(0.01)\n"
+        "loop.Loop.take_step = take_step\n"
         f"sys.argv = {['mixnoise', *arguments, '--run', 'cut']!r}\n"
         "from mixnoise.cli import main\n"
         "main()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (folder / "cut" / "metrics.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signum)
-    text = process.communicate(timeout=120)[1]
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "cut" / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(process.pid, signum)
+        text = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
     assert process.returncode == 130, text
     assert "Traceback" not in text
     advice = re.search(r"interrupted; go on with: mixnoise (pretrain .* --resume)\n", text)

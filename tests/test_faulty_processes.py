@@ -89,13 +89,13 @@ def test_killed_and_stopped(whole, forked, tmp_path):
     chance = random.Random(data)
     arguments = {"folder": str(folder), "data": data, "epochs": 12}
     for i in range(3):
-        pids = forked.start_ranks("train", folder, **arguments)
+        pids = forked.start_ranks("train", folder, hold_after=10, **arguments)
         wait_for_step(folder, i, chance.randrange(1, 10), rank=1)
         time.sleep(chance.uniform(0, 0.02))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         assert forked.wait_ranks(pids, folder)[0] == [-signal.SIGKILL] * 2
-    pids = forked.start_ranks("train", folder, slow=0.01, **arguments)
+    pids = forked.start_ranks("train", folder, hold_after=4, **arguments)
     wait_for_step(folder, 3, 3, rank=1)
     os.kill(pids[1], signal.SIGTERM)
     statuses, outputs = forked.wait_ranks(pids, folder)

@@ -35,7 +35,7 @@ def assert_close_to_oracle(x, draw, grad, got):
 
 
 @pytest.mark.parametrize("low", [None, -0.5])
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=40)
 @given(
     n_rows=st.integers(2, 6),
     n_columns=st.integers(1, 35),

@@ -70,7 +70,7 @@ def test_sigma_0_changes_nothing(mix, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), seed=st.integers(0, 2**63 - 1), alpha=st.floats(0, 1))
 def test_linear_stays_between_the_two_values(dtype, data, seed, alpha):
     """Any finite numbers whose difference does not overflow; equal ones stay exactly equal."""
@@ -87,7 +87,7 @@ def test_linear_stays_between_the_two_values(dtype, data, seed, alpha):
     assert (views == own)[own == other].all()
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(
     numbers=hnp.arrays(np.float64, (5, 7), elements=st.floats(0, 1e300)),
     seed=st.integers(0, 2**63 - 1),
@@ -107,7 +107,7 @@ def test_geometric_stays_between_the_two_values(numbers, seed, alpha):
     assert (views[mixed] == 0).all()
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(max_examples=30)
 @given(
     n_rows=st.integers(2, 7),
     n_columns=st.integers(1, 40),
@@ -123,7 +123,7 @@ def test_binary_takes_every_element_from_one_of_two_rows(n_rows, n_columns, seed
 
 
 @pytest.mark.parametrize("name", MIXING)
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(max_examples=20)
 @given(n_rows=st.integers(2, 300), views=st.integers(1, 4), seed=st.integers(-(2**63), 2**63 - 1))
 def test_no_row_is_its_own_partner(name, n_rows, views, seed):
     draw = get_noise(name).sample(torch.zeros(n_rows, 1), views=views, seed=seed)

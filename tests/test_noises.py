@@ -65,7 +65,7 @@ def assert_close_to_oracle(x, draw, views):
 
 
 @pytest.mark.parametrize("name", NOISES)
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=40)
 @given(
     n_rows=st.integers(2, 6),
     features=FEATURES,
@@ -84,7 +84,7 @@ def test_noise_is_the_oracles(name, n_rows, features, views, dtype, level, scale
 
 
 @pytest.mark.parametrize("low", [None, 0.0, -0.75])
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(max_examples=25)
 @given(
     n_rows=st.integers(1, 5),
     n_columns=st.integers(1, 35),

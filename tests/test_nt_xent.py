@@ -300,7 +300,7 @@ def batches(draw: st.DrawFn, dtype: torch.dtype) -> tuple[Tensor, Tensor, float,
 
 def law(check: Callable) -> Callable:
     """Each backend obeys, in its best dtype; the interpreter is slow, so it is asked less often."""
-    usual = settings(deadline=None, max_examples=40, derandomize=True, database=None)
+    usual = settings(max_examples=40, database=None)
     # No shrinking, which would take minutes.
     quick = settings(usual, max_examples=5, phases=[Phase.generate])
 

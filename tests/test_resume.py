@@ -84,8 +84,10 @@ def test_killed_anywhere(data, forked, whole_run, tmp_path):
             inside = chance.random() < 0.5 and n_kills < KILLS
             kill_at = chance.randrange(1, 3 * EVENTS) if inside else None
             output = folder / "output"
-            pid = forked.start("train", output, folder=str(folder), data=data, kill_at=kill_at)
-            if not inside and n_kills < KILLS:
+            outside = not inside and n_kills < KILLS
+            arguments = {"kill_at": kill_at, "hold_after": 60 if outside else None}
+            pid = forked.start("train", output, folder=str(folder), data=data, **arguments)
+            if outside:
                 wait_for_step(folder, n_started)
                 time.sleep(chance.uniform(0, 0.15))
                 os.kill(pid, signal.SIGKILL)  # one that has ended, but is not waited for, is there
@@ -315,7 +317,7 @@ def signalled(forked, folder, steps, group=False, **arguments):
 def test_sigterm(workers, forked, whole_run, tmp_path):
     whole, folder = whole_run("dataset"), tmp_path
     arguments = {"data": "dataset", "num_workers": workers}
-    status, text = signalled(forked, folder, 6, group=workers > 0, slow=0.01, **arguments)
+    status, text = signalled(forked, folder, 6, group=workers > 0, hold_after=50, **arguments)
     assert status == -signal.SIGTERM
     step = segments(folder)[-1][-1] + 1
     path = folder / "run" / "checkpoints" / f"step-{step:09d}"
@@ -333,7 +335,7 @@ def test_sigterm(workers, forked, whole_run, tmp_path):
 
 def test_sigterm_with_a_handler_of_the_callers_own(forked, tmp_path):
     """It is called after the checkpoint; if it returns, pretrain does not return half a run."""
-    status, text = signalled(forked, tmp_path, 6, slow=0.01, handler=True)
+    status, text = signalled(forked, tmp_path, 6, hold_after=50, handler=True)
     assert status == 128 + signal.SIGTERM
     assert re.fullmatch(r"SIGTERM: stopped after \d+ of 100 steps; .*\nhandled\n", text)
 

@@ -265,15 +265,16 @@ def test_threads_share_an_encoder(tmp_path):
         def meet(module, inputs, inside=inside, left=left, second=second):
             if threading.current_thread() is second:
                 inside.set()
-                left.wait(60)
+                assert left.wait(60)
             else:
                 second.start()
-                inside.wait(60)
+                assert inside.wait(60)
 
         with encoder.model_.encoder.register_forward_pre_hook(meet):
             found.append(encoder.transform(X))
             left.set()
             second.join()
+        assert len(found) == 2
         for h in (*found, encoder.transform(X)):
             np.testing.assert_array_equal(h, expected)
 

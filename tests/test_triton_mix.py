@@ -144,7 +144,7 @@ def test_codes_of_functions_are_those_of_draws():
 
 
 @pytest.mark.parametrize("mixed", MIXED)
-@settings(deadline=None, derandomize=True, max_examples=25, phases=[Phase.generate])
+@settings(max_examples=25, phases=[Phase.generate])
 @given(
     n_rows=st.sampled_from([1, 2, 3]) | st.integers(1, 40),
     features=(COLUMNS | st.integers(1, 300)).map(lambda f: (f,))
@@ -206,7 +206,7 @@ def test_rows_and_functions_that_do_not_exist(mixed, monkeypatch):
 
 
 @pytest.mark.parametrize("mixed", MIXED)
-@settings(deadline=None, derandomize=True, max_examples=6, phases=[Phase.generate])
+@settings(max_examples=6, phases=[Phase.generate])
 @given(
     n_rows=st.integers(1, 4),
     features=(st.sampled_from([1, 7, 8, 9, 31, 32, 33, 65]) | st.integers(1, 70)).map(
@@ -432,7 +432,7 @@ def _words_kernel(seed_ptr, view_ptr, row_ptr, block_ptr, words_ptr, SIZE: tl.co
     tl.store(words_ptr + 3 * SIZE + i, d.to(tl.int32, bitcast=True))
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(max_examples=50)
 @given(seed=SEEDS | st.sampled_from([-1, 0, 2**63 - 1, -(2**63)]), view=st.integers(0, 2**20))
 def test_words_are_the_oracles(seed, view):
     random = np.random.default_rng(seed % 2**64)
@@ -446,7 +446,7 @@ def test_words_are_the_oracles(seed, view):
     assert (found.cpu().numpy().view(np.uint32) == np.stack(expected)).all()
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(max_examples=50)
 @given(
     seed=SEEDS | st.sampled_from([-1, 0, 2**63 - 1, -(2**63)]),
     views=st.integers(1, 3),

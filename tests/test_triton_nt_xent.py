@@ -265,7 +265,7 @@ ROWS = (1, 2, 16, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 COLUMNS = (1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129)
 
 
-@settings(deadline=None, max_examples=16, derandomize=True, database=None, phases=[Phase.generate])
+@settings(max_examples=16, database=None, phases=[Phase.generate])
 @given(
     n=st.sampled_from(ROWS) | st.integers(1, 300),
     d=st.sampled_from(COLUMNS) | st.integers(1, 130),
