@@ -4,7 +4,6 @@ interrupted goes on with what is missing."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
+from mixnoise.atomic import replacing
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -62,8 +62,6 @@ class Cell:
 
 
 def write(path: Path, content: Any) -> None:
-    """Beside it and renamed: who is killed leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(beside, path)
+    """Who is killed leaves the old file or the new one."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")

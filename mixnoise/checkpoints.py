@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixnoise.atomic import flush
+
 _KEPT = 2
 _WEIGHTS, _STATE, _SUMS = "model.safetensors", "trainer.pt", "checksums.json"
 
@@ -119,17 +121,6 @@ def damage(checkpoint: Path) -> str | None:
         different = " and ".join(name for name in found if expected[name] != found[name])
         return f"the SHA-256 of {different} is not what {_SUMS} says"
     return f"{_SUMS} does not name the other two files"
-
-
-def flush(path: Path) -> None:
-    """Forces a file, or the names in a folder, onto the disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
-        return  # Windows
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _name(step: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 
 import torch
@@ -23,10 +24,13 @@ def check_integer(name: str, value: object, least: int) -> int:
 
 
 def check_float(name: str, value: object, rule: str) -> float:
-    """A real number as a float; NaN is left to the caller's rule."""
+    """A real number as a float; NaN and infinity are left to the caller's rule."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {rule}, got {type(value).__name__} {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer or fraction beyond every float
+        return -math.inf if value < 0 else math.inf
 
 
 def check_float_tensor(name: str, value: object) -> None:

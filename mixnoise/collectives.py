@@ -72,8 +72,12 @@ def failing_together(group: dist.ProcessGroup) -> Iterator[None]:
     """What is raised inside by one process is raised by all others in their next ``exchange``."""
     try:
         yield
-    except Exception:  # whatever it is, it is told and goes on
-        _exchange(_FAILED, (), group)
+    except Exception as error:  # whatever it is, it is told and goes on
+        try:
+            _exchange(_FAILED, (), group)
+        except Exception as lost:
+            # Another rank is gone, which must not hide what is wrong here.
+            error.add_note(f"The other ranks could not be told of it: {lost}")
         raise
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixnoise import DACL, get_noise, knn_probe, linear_probe, metrics, pretrain
+from mixnoise.atomic import replacing
 from mixnoise.datasets import Split, load_digits, load_fashion_mnist
 from mixnoise.evaluate import choose_rows
 from mixnoise.features import features
@@ -200,8 +201,8 @@ def run(experiment: Experiment, n_seeds: int, folder: Path | None = None) -> dic
         print(f"{name:<26}" + "".join(f"{c:>18}" for c in cells) + f"{seconds:>9.1f}", flush=True)
         table[name] = {"values": np.round(values, 4).tolist(), "seconds": round(seconds, 2)}
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+        with replacing(folder / "table.json") as part:
+            part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
         if find_spec("matplotlib"):
             x, y = split.x_test[:_ROWS_PICTURED], split.y_test[:_ROWS_PICTURED]
             panels = {"Raw columns": RAW, "Before": UNTRAINED, "After DACL+": "DACL+"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import weakref
 from typing import Any
 
 import torch
@@ -71,13 +72,24 @@ class HiddenSite:
         return self.noise.apply(output, draw).flatten(0, 1)
 
 
-def site_of(encoder: nn.Module, noise: Noise) -> HiddenSite | None:
-    """Where a noise mixes within the encoder, if it does."""
+def site_of(model: nn.Module, encoder: nn.Module, noise: Noise) -> HiddenSite | None:
+    """Where a noise mixes within the encoder, if it does. The hook goes when the model goes."""
     if not isinstance(noise, Hidden) or noise.at is None:
         return None
     site = HiddenSite(noise)
-    _submodule(encoder, noise.at).register_forward_hook(site)
+    hook = _submodule(encoder, noise.at).register_forward_hook(site)
+    weakref.finalize(model, hook.remove).atexit = False
     return site
+
+
+def check_site(site: HiddenSite | None, noise: Noise) -> None:
+    """Raise if the site is not where the noise mixes."""
+    inside = noise if isinstance(noise, Hidden) and noise.at is not None else None
+    if inside is not (None if site is None else site.noise):
+        raise RuntimeError(
+            "the model's noise was replaced by another, of which one mixes in the middle of the "
+            "encoder, where hooks are set when a model is made: make another DACL"
+        )
 
 
 def check_rows(h: Any, n_rows: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnoise.checks import check_float, check_integer
 from mixnoise.collectives import failing_together, resolve
-from mixnoise.hidden_site import HiddenSite, check_rows, site_of
+from mixnoise.hidden_site import HiddenSite, check_rows, check_site, site_of
 from mixnoise.losses import NTXentLoss
 from mixnoise.micro_batches import in_micro_batches
 from mixnoise.noises.base import Noise
@@ -86,7 +86,7 @@ class DACL(nn.Module):
         self.noise = noise if isinstance(noise, Noise) else nn.ModuleList(several)
         self.weights = _weights(weights, len(several))
         self.loss = NTXentLoss(temperature, group="world" if gather else None)
-        self._sites = [site_of(encoder, each) for each in several]
+        self._sites = [site_of(self, encoder, each) for each in several]
 
     @property
     def noises(self) -> tuple[Noise, ...]:
@@ -187,6 +187,7 @@ class DACL(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The projections of two views, ``(N, D)`` each."""
         noise, site = self.noises[index], self._sites[index]
+        check_site(site, noise)
         if micro_batch is not None:
             micro_batch = check_integer("micro_batch", micro_batch, 1)
             self._check_micro_batches(inputs, kwargs, site)

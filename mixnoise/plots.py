@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixnoise.beside import written_beside
+from mixnoise.atomic import replacing
 
 
 def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
@@ -106,5 +106,5 @@ def plain_text(text: object) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    with written_beside(path) as part:
+    with replacing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix.lower().lstrip(".") or "png")

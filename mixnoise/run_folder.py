@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mixnoise.checkpoints import Checkpoints, flush
+from mixnoise.atomic import replacing
+from mixnoise.checkpoints import Checkpoints
 
 
 class RunFolder:
@@ -41,8 +42,8 @@ class RunFolder:
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._write("config.json", json.dumps(jsonable(config), indent=2) + "\n", flushed=True)
+        with replacing(self.path / "config.json", flushed=True) as part:
+            part.write_text(json.dumps(jsonable(config), indent=2) + "\n", encoding="utf-8")
         self.began = True
 
     def remove_config(self) -> None:
@@ -60,18 +61,8 @@ class RunFolder:
             {k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()}
             for row in history
         )
-        self._write("metrics.csv", text.getvalue())
-
-    def _write(self, name: str, text: str, flushed: bool = False) -> None:
-        beside = self.path / f"{name}.part"
-        try:
-            beside.write_text(text, encoding="utf-8", newline="")
-            if flushed:
-                flush(beside)
-            beside.replace(self.path / name)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with replacing(self.path / "metrics.csv") as part:
+            part.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def jsonable(config: dict[str, Any]) -> dict[str, Any]:

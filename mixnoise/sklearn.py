@@ -158,7 +158,22 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.resume = resume
 
     def fit(self, X: Any, y: Any = None) -> DACLEncoder:
-        """Learn from the rows of a table ``(N, columns)``, N >= 2; y is ignored."""
+        """Learn from the rows of a table ``(N, columns)``, N >= 2; y is ignored.
+
+        Raises:
+            LossNotFinite: the loss became NaN or infinite. Whatever is raised, the encoder is what
+                it was before.
+        """
+        former = self.__dict__.copy()
+        try:
+            return self._fit(X)
+        except BaseException:
+            # A network that has not learned to the end must not pass for one that has.
+            self.__dict__.clear()
+            self.__dict__.update(former)
+            raise
+
+    def _fit(self, X: Any) -> DACLEncoder:
         self._check_parameters()
         x = self._start(X)
         data, validation = x, None
@@ -193,7 +208,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         rows alone. Parameters that shape the network are those of that call.
 
         Raises:
-            LossNotFinite: the loss became NaN or infinite; the weights are those before that batch.
+            LossNotFinite: the loss became NaN or infinite; the network is the one before that
+                batch.
         """
         self._check_parameters()
         if hasattr(self, "model_"):
@@ -214,11 +230,14 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             for step, rows in enumerate(order.split(self.batch_size)):
                 if len(rows) < 2:
                     continue  # a row alone has no partner
+                before = [buffer.clone() for buffer in self.model_.buffers()]  # batch norm's
                 loss = self.model_(x[rows].to(device), generator=generator)
                 if not loss.isfinite():
+                    for buffer, value in zip(self.model_.buffers(), before, strict=True):
+                        buffer.copy_(value)
                     raise LossNotFinite(
-                        f"the loss became {loss.item()} at batch {step} of these rows; the weights "
-                        f"are those before it: look at its rows, lower learning_rate="
+                        f"the loss became {loss.item()} at batch {step} of these rows; the network "
+                        f"is the one before it: look at its rows, lower learning_rate="
                         f"{self.learning_rate} or raise temperature={self.temperature}",
                         step,
                         rows,

@@ -118,7 +118,7 @@ def test_nothing_whole_is_left(run):
 def test_unfinished_ones_do_not_disturb(run, finished):
     shutil.copytree(newest(run), newest(run).with_suffix(".part"))
     shutil.rmtree(newest(run))
-    (run / "metrics.csv.part").write_text("epo")
+    (run / "part-0123abcd-metrics.csv").write_text("epo")
     model = make_model()
     pretrain(model, X, run_dir=run, resume=True, **ARGUMENTS)
     assert same(model.state_dict(), finished[1])

@@ -325,6 +325,12 @@ def test_probes_out_of_range(trained):
         assert option in fails(*probe, option, value)
 
 
+def test_a_loss_that_is_not_finite_is_told_in_a_line(table, folder):
+    said = fails("pretrain", "trees.csv", *QUICK, "--lr", "1e30")
+    assert re.fullmatch(r"mixnoise: the loss became (nan|inf) at step \d+, with rows .*\n", said)
+    assert not (folder / "runs" / "trees" / "config.json").exists()  # it is free for another run
+
+
 # Settings in files.
 
 

@@ -13,7 +13,7 @@ from nt_xent_cases import TEMPERATURE_SLACK, make_scene
 from ranks import main, run_ranks
 from torch import nn
 
-from mixnoise import DACL, NTXentLoss, get_noise, nt_xent
+from mixnoise import DACL, NTXentLoss, collectives, get_noise, nt_xent
 
 # Rows of each rank. Tiles of the PyTorch backend are of 512 x 2,048, blocks of the kernels of 128.
 COUNTS = {
@@ -256,6 +256,18 @@ def test_every_rank_raises(two_ranks):
     assert own[2:8] == first.splitlines()[2:8]
     assert own[8].startswith("encoder: ValueError: linear noise mixes each row with another one")
     assert own[9:] == ["no number: fine", "after all: fine"]
+
+
+def test_a_rank_that_is_gone_hides_no_error_here(monkeypatch):
+    def gone(*_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(collectives, "_exchange", gone)
+    with pytest.raises(ZeroDivisionError) as raised, collectives.failing_together(None):
+        _ = 1 / 0
+    assert raised.value.__notes__ == [
+        "The other ranks could not be told of it: Connection closed by peer"
+    ]
 
 
 def nan_everywhere():

@@ -17,7 +17,7 @@ LAYERS = [
     [
         "mixnoise.checks",
         "mixnoise.draw",
-        "mixnoise.beside",
+        "mixnoise.atomic",
         "mixnoise.seeding",
         "mixnoise.networks",
         "mixnoise.__version__",

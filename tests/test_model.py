@@ -367,3 +367,37 @@ def test_a_submodule_is_found_by_each_of_its_names():
     by_name[1].load_state_dict(by_name[0].state_dict())
     a, b = (dacl(X, generator=seed(0)) for dacl in by_name)
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("at", "new"),
+    [
+        ("0", get_noise("linear")),
+        ("0", get_noise("hidden")),
+        ("0", get_noise("hidden", at="0")),
+        (None, get_noise("hidden", at="0")),
+    ],
+)
+def test_a_noise_that_mixes_elsewhere_cannot_replace_another(at, new):
+    dacl = model(get_noise("hidden", at=at))
+    dacl.noise = new
+    with pytest.raises(RuntimeError, match=r"noise was replaced .* make another DACL"):
+        dacl(X)
+
+
+def test_a_noise_that_mixes_at_the_same_place_can_replace_another():
+    seed = torch.Generator().manual_seed
+    dacl = model(get_noise("linear", alpha=0.9))
+    expected = model(get_noise("gaussian"))(X, generator=seed(0))
+    dacl.noise = get_noise("gaussian")
+    assert torch.equal(dacl(X, generator=seed(0)), expected)
+
+
+def test_hooks_go_when_the_model_goes():
+    encoder = nn.Sequential(nn.Linear(10, 16))
+    for _ in range(3):
+        dacl = DACL(encoder, nn.Identity(), get_noise("hidden", at="0"))
+    assert len(encoder[0]._forward_hooks) == 1
+    dacl(X).backward()
+    del dacl
+    assert not encoder[0]._forward_hooks

@@ -1,6 +1,7 @@
 """Bad input to the noises: an error that names the argument, the rule and the value."""
 
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -29,6 +30,15 @@ def data(n_rows=4):
 def test_alpha_outside_0_to_1(name, alpha):
     with raises(ValueError, f"alpha must be in [0, 1], got {alpha}"):
         get_noise(name, alpha=alpha)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_beyond_every_float(sign):
+    for number in (sign * 10**400, sign * Fraction(10**400)):
+        with raises(ValueError, f"alpha must be in [0, 1], got {number}"):
+            get_noise("linear", alpha=number)
+        with raises(ValueError, f"sigma must be finite and >= 0, got {number}"):
+            get_noise("gaussian", sigma=number)
 
 
 @pytest.mark.parametrize("name", MIXING)

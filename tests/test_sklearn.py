@@ -217,11 +217,39 @@ def test_looking_at_columns_changes_nothing():
 def test_a_loss_that_is_not_finite_raises_and_leaves_an_encoder_in_evaluation_mode(how):
     X = np.random.default_rng(0).normal(size=(64, 3))
     encoder = DACLEncoder(**QUICK | {"batch_size": 16, "learning_rate": 1e30})
-    with pytest.raises(LossNotFinite, match=r"the loss became (nan|inf)") as raised:
-        getattr(encoder, how)(X)
-    assert raised.value.step > 0
-    assert len(raised.value.indices) == 16
-    assert not any(module.training for module in encoder.model_.modules())
+    fitted = DACLEncoder(**QUICK).fit(X)
+    for each in (encoder, fitted.set_params(learning_rate=1e30, batch_size=16)):
+        with pytest.raises(LossNotFinite, match=r"the loss became (nan|inf)") as raised:
+            getattr(each, how)(X)
+        assert raised.value.step > 0
+        assert len(raised.value.indices) == 16
+    # A fit leaves what was there before, if anything was; partial_fit the network of its last step.
+    assert hasattr(encoder, "model_") == (how == "partial_fit")
+    assert not any(module.training for module in fitted.model_.modules())
+    if how == "fit":
+        assert np.isfinite(fitted.transform(X)).all()
+
+
+def test_after_a_batch_without_a_finite_loss_the_network_is_the_one_before_it():
+    encoder = DACLEncoder(**QUICK).fit(X)
+    expected = encoder.transform(X)
+    with torch.no_grad():
+        encoder.model_.projector[-1].weight[0, 0] = torch.nan
+    with pytest.raises(LossNotFinite):
+        encoder.partial_fit(X)
+    np.testing.assert_array_equal(encoder.transform(X), expected)
+
+
+def test_a_fit_that_fails_leaves_what_was_fitted(tmp_path):
+    encoder = DACLEncoder(**QUICK, run_dir=tmp_path / "run").fit(X)
+    expected, n_iter = encoder.transform(X), encoder.n_iter_
+    with pytest.raises(ValueError, match="already holds a run"):
+        encoder.fit(X)
+    np.testing.assert_array_equal(encoder.transform(X), expected)
+    assert encoder.n_iter_ == n_iter
+    with pytest.raises(ValueError, match="a minimum of 2 is required"):
+        encoder.fit(X[:1, :5])
+    np.testing.assert_array_equal(encoder.transform(X), expected)
 
 
 def test_partial_fit_goes_on():

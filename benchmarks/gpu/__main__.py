@@ -27,6 +27,7 @@ from benchmarks.gpu.cases import matching, one_of_each_kind
 from benchmarks.gpu.report import best_of_sweep, summary
 from benchmarks.gpu.timing import release_memory, synchronize
 from benchmarks.machine import describe
+from mixnoise.atomic import replacing
 
 _OF_A_SWEEP = 37  # one in so many is tried on a CPU
 RESULTS = Path(__file__).parent.parent / "results"
@@ -39,10 +40,9 @@ def short_name(device: str) -> str:
 
 
 def write(result: dict[str, Any], output: Path) -> None:
-    """Beside it and renamed: a run that is cut off leaves a whole file."""
-    beside = output.with_name(output.name + ".part")
-    beside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(beside, output)
+    """A run that is cut off leaves a whole file."""
+    with replacing(output) as part:
+        part.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def is_lost(bench: Bench) -> bool:

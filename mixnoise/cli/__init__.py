@@ -14,6 +14,7 @@ from mixnoise.cli.measure import bench, demo
 from mixnoise.cli.noises import check, noises
 from mixnoise.cli.runs import info
 from mixnoise.cli.tables import embed, pretrain, probe
+from mixnoise.plugins import NoisePluginError
 
 app = typer.Typer(
     name="mixnoise",
@@ -28,6 +29,12 @@ for _command in (pretrain, embed, probe, info, demo, bench, noises, check):
     app.command()(_command)
 
 
+# Errors that the library raises about arguments, files, data, installed packages and plugins.
+_OF_THE_USER = (
+    *(ValueError, TypeError, OSError, ImportError),
+    *(FloatingPointError, NoisePluginError),  # the first: a loss that is not finite
+)
+
 # What the library calls otherwise than the command line, in messages of what no option can check.
 _AS_OPTIONS = {
     "run_dir ": "--run ",
@@ -38,13 +45,13 @@ _AS_OPTIONS = {
 
 
 def main() -> None:
-    """What is wrong with arguments or files is said in a line, with exit status 2."""
+    """What is wrong with arguments, files or data is said in a line, with exit status 2."""
     try:
         app()
     except Interrupted as interrupted:
         print(f"mixnoise: {interrupted}", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except _OF_THE_USER as error:
         message = str(error)
         for argument, option in _AS_OPTIONS.items():
             message = message.replace(argument, option)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixnoise.beside import written_beside
+from mixnoise.atomic import replacing
 from mixnoise.cli.interrupts import interruptible
 from mixnoise.cli.settings import Config
 from mixnoise.cli.text import print_table
@@ -128,7 +128,7 @@ def pretrain(
         encoder.fit(X)
     encoder.save(run / ENCODER)
     described = {"file": str(file), "label": label, "left_out": left_out, "command": command}
-    with written_beside(run / TABLE) as part:
+    with replacing(run / TABLE) as part:
         part.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     _report(run, encoder, table, label, left_out, command)
     typer.echo(

@@ -68,7 +68,7 @@ def read_lines(path: Path, member: str, how_to_get_it: str) -> list[str]:
     """
     try:
         if path.suffixes[-2:-1] != [".tar"]:
-            return path.read_text().splitlines()
+            return path.read_text(encoding="utf-8").splitlines()
         with tarfile.open(path) as archive:
             file = archive.extractfile(member)
             if file is None:

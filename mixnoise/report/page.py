@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mixnoise.beside import written_beside
+from mixnoise.atomic import replacing
 from mixnoise.noises.base import Noise
 from mixnoise.registry import get_noise
 from mixnoise.report.figures import curves, projection
@@ -62,7 +62,7 @@ def write_report(
         settings={k: v for k, v in encoder.get_params().items() if k not in _OF_THE_RUN},
         versions=_versions(),
     )
-    with written_beside(path) as part:
+    with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mixnoise.beside import written_beside
+from mixnoise.atomic import replacing
 
 _FORMAT = "mixnoise.sklearn.DACLEncoder/1"
 
@@ -26,7 +26,7 @@ def write(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> No
     except TypeError as error:
         raise ValueError(f"this encoder cannot be saved: {error}") from error
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with written_beside(path) as part:
+    with replacing(path) as part:
         save_file(contiguous, part, {"format": _FORMAT, "encoder": header})
 
 

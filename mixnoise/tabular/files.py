@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mixnoise.atomic import replacing
 from mixnoise.batches import native
-from mixnoise.beside import written_beside
 from mixnoise.tabular.text import check_unique, read_text, rows_of_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -186,7 +186,7 @@ def write_table(path: Path, beside: dict[str, Any], features: Any, names: Sequen
 
     check_output(path, beside, names)
     suffix = path.suffix.lower()
-    with written_beside(path) as part:
+    with replacing(path) as part:
         if suffix == ".npy":
             with part.open("wb") as file:  # by name it would append a suffix of its own
                 np.save(file, features)

@@ -1,0 +1,38 @@
+"""Files that are whole or not there: written beside their place and renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def replacing(path: Path, flushed: bool = False) -> Iterator[Path]:
+    """A path in the same folder and with the same suffix, whose file takes the place of ``path``.
+
+    It is another one for everybody who writes, so of several at a time the last one wins. Nothing
+    of it is left where an error is raised. The folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"part-{uuid4().hex[:8]}-{path.name}")
+    try:
+        yield part
+        if flushed:
+            flush(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Forces a file, or the names in a folder, onto the disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
