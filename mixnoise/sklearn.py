@@ -32,7 +32,6 @@ from mixnoise.features import frozen
 from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
 from mixnoise.noises.base import Noise
-from mixnoise.optim import make_optimizer
 from mixnoise.plugins import NoisePluginError
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
@@ -43,6 +42,7 @@ from mixnoise.tabular.rows import Rows, held_out, parts
 from mixnoise.tabular.sparse_scale import scale_of, scaled_rows
 from mixnoise.tabular.table_input import columns_of, table_of, validated
 from mixnoise.train import LossNotFinite, pretrain
+from mixnoise.training.optim import make_optimizer
 
 #: scikit-learn's own checks that ``DACLEncoder`` does not pass, and why; for ``check_estimator``.
 EXPECTED_FAILED_CHECKS: dict[str, str] = {}

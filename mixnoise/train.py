@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnoise.accelerator import accelerator_for, shared_loader
-from mixnoise.agreement import Agreement, lost_contact_explained
 from mixnoise.batches import Loader, make_batches
-from mixnoise.checkpoints import check_can_be_saved
 from mixnoise.checks import check_choice, check_float, check_integer
 from mixnoise.collectives import resolve
 from mixnoise.features import LabelledData
-from mixnoise.loop import Loop, LossNotFinite
 from mixnoise.model import DACL
-from mixnoise.monitor import Monitor, check_probe
 from mixnoise.noises.base import Noise
-from mixnoise.optim import OPTIMIZERS, default_lr, make_optimizer
-from mixnoise.resuming import freed_if_nothing_comes_of_it, open_run
-from mixnoise.run_folder import RunFolder
 from mixnoise.seeding import preserved_random_state
-from mixnoise.termination import deferred_sigterm
-from mixnoise.validation import Validation
+from mixnoise.training.accelerator import accelerator_for, shared_loader
+from mixnoise.training.agreement import Agreement, lost_contact_explained
+from mixnoise.training.checkpoints import check_can_be_saved
+from mixnoise.training.loop import Loop, LossNotFinite
+from mixnoise.training.monitor import Monitor, check_probe
+from mixnoise.training.optim import OPTIMIZERS, default_lr, make_optimizer
+from mixnoise.training.resuming import freed_if_nothing_comes_of_it, open_run
+from mixnoise.training.run_folder import RunFolder
+from mixnoise.training.termination import deferred_sigterm
+from mixnoise.training.validation import Validation
 
 __all__ = ["LossNotFinite", "Run", "pretrain"]
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mixnoise import DACL, get_noise, pretrain
-from mixnoise.loop import Loop
+from mixnoise.training.loop import Loop
 
 X = torch.rand(90, 6, generator=torch.Generator().manual_seed(0))
 CHECKPOINT_STEPS = 4

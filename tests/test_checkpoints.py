@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from mixnoise import DACL, get_noise, pretrain
-from mixnoise.checkpoints import Checkpoints, damage
+from mixnoise.training.checkpoints import Checkpoints, damage
 
 FILES = ["model.safetensors", "trainer.pt", "checksums.json"]
 ARGUMENTS = {"epochs": 3, "batch_size": 18, "trackers": (), "progress": False}

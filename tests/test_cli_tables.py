@@ -413,7 +413,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(table, folder, signum):
     arguments[arguments.index("--epochs") + 1] = "40"
     # It waits in the middle for the signal.
     code = (
-        "import sys, time, mixnoise.loop as loop\n"
+        "import sys, time, mixnoise.training.loop as loop\n"
         "whole = loop.Loop.take_step\n"
         "def take_step(self, *args):\n"
         "    whole(self, *args)\n"

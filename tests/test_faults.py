@@ -10,9 +10,9 @@ from children import X, make_model
 from torch.utils.data import DataLoader, Dataset
 
 from mixnoise import pretrain
-from mixnoise.checkpoints import damage
-from mixnoise.loop import Loop
 from mixnoise.train import LossNotFinite
+from mixnoise.training.checkpoints import damage
+from mixnoise.training.loop import Loop
 
 ARGUMENTS = {"epochs": 4, "batch_size": 18, "trackers": (), "progress": False}
 

@@ -22,7 +22,7 @@ from benchmarks.paper import image_costs, image_step, images, tables
 from benchmarks.paper.image_networks import ResNet, projector
 from mixnoise.datasets import Split, cifar
 from mixnoise.datasets.files import folders
-from mixnoise.loop import Loop
+from mixnoise.training.loop import Loop
 
 ARCHIVE = next(folders("cifar10")) / "cifar10_jpeg75_test.npz"
 SMALL = ["--data", "cifar10", "--width", "0.125", "--batch-size", "64", "--lr", "3e-3"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixnoise.optim import default_lr, make_optimizer, warmup_cosine
+from mixnoise.training.optim import default_lr, make_optimizer, warmup_cosine
 
 
 def small_network():

@@ -16,8 +16,8 @@ from children import CHECKPOINT_STEPS, X, make_model
 from torch import nn
 
 from mixnoise import DACL, get_noise, pretrain
-from mixnoise.checkpoints import Checkpoints, damage
-from mixnoise.loop import Loop
+from mixnoise.training.checkpoints import Checkpoints, damage
+from mixnoise.training.loop import Loop
 
 KILLS = 7  # of each kind of data
 # Things done to files while one checkpoint is written, about.

@@ -6,7 +6,7 @@ from torch import nn
 
 from mixnoise import DACL, get_noise, pretrain
 from mixnoise.datasets import load_digits
-from mixnoise.validation import Validation, no_longer_improves
+from mixnoise.training.validation import Validation, no_longer_improves
 
 X = load_digits().x_train[:300]
 SETTINGS = {"batch_size": 100, "progress": False}

@@ -11,8 +11,8 @@ from torch import nn
 from benchmarks.speed.interleave import interleave
 from mixnoise import DACL, get_noise, pretrain
 from mixnoise.networks import fully_connected
-from mixnoise.optim import make_optimizer, warmup_cosine
 from mixnoise.seeding import derive_seed
+from mixnoise.training.optim import make_optimizer, warmup_cosine
 
 BATCH, COLUMNS, WIDTH = 1024, 784, 512
 EPOCHS, STEPS_PER_EPOCH = 2, 40

@@ -40,7 +40,7 @@ def info(
 
 def _figures(run: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
     """The settings of a run, how far it came, and its last figures."""
-    from mixnoise.run_folder import RunFolder
+    from mixnoise.training.run_folder import RunFolder
 
     folder = RunFolder(run)
     settings = folder.config()

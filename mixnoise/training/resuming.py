@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mixnoise.agreement import Agreement
 from mixnoise.model import DACL
-from mixnoise.progress import warn
-from mixnoise.run_folder import RunFolder, jsonable
+from mixnoise.training.agreement import Agreement
+from mixnoise.training.progress import warn
+from mixnoise.training.run_folder import RunFolder, jsonable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mixnoise.accelerator import track
-from mixnoise.agreement import Agreement
 from mixnoise.batches import Batches, Inputs, Loader, model_inputs
 from mixnoise.model import DACL
-from mixnoise.monitor import Monitor
-from mixnoise.optim import warmup_cosine
 from mixnoise.plots import plot_history
-from mixnoise.progress import Progress, warn
-from mixnoise.run_folder import RunFolder
 from mixnoise.seeding import derive_seed, seed_globally
-from mixnoise.termination import Termination
-from mixnoise.validation import Validation, no_longer_improves
+from mixnoise.training.accelerator import track
+from mixnoise.training.agreement import Agreement
+from mixnoise.training.monitor import Monitor
+from mixnoise.training.optim import warmup_cosine
+from mixnoise.training.progress import Progress, warn
+from mixnoise.training.run_folder import RunFolder
+from mixnoise.training.termination import Termination
+from mixnoise.training.validation import Validation, no_longer_improves
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

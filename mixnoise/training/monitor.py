@@ -17,7 +17,7 @@ from mixnoise.evaluate import knn_probe
 from mixnoise.features import LabelledData, features, labelled_sets
 from mixnoise.micro_batches import in_micro_batches
 from mixnoise.model import DACL
-from mixnoise.progress import warn
+from mixnoise.training.progress import warn
 
 _ROWS = 512
 # RankMe of a line is 1. Only where there was room for more.

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from mixnoise.atomic import replacing
-from mixnoise.checkpoints import Checkpoints
+from mixnoise.training.checkpoints import Checkpoints
 
 
 class RunFolder:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mixnoise.batches import Loader
-from mixnoise.progress import warn
+from mixnoise.training.progress import warn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
