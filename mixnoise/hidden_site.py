@@ -1,4 +1,4 @@
-"""Mixing in the middle of an encoder."""
+"""Two views of rows, and mixing them in the middle of an encoder."""
 
 from __future__ import annotations
 
@@ -53,23 +53,17 @@ class HiddenSite:
                 f"{self.n_calls} times; if the encoder was compiled before DACL was made, its "
                 "hooks are ignored: compile it, or the whole model, afterwards"
             )
-        check_rows(h, 2 * self.n_rows)
+        check_rows("encoder", h, 2 * self.n_rows)
         return h
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         if not self.active:
             return None
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"the output of submodule {self.noise.at!r} must be a tensor to be mixed, got "
-                f"{type(output).__name__}; name a submodule that returns one tensor"
-            )
+        what = f"the output of submodule {self.noise.at!r}"
+        views = two_views(self.noise, output, what, self.generator, self.draw)
         self.n_calls += 1
         self.n_rows = output.shape[0]
-        draw = self.draw
-        if draw is None:
-            draw = self.noise.sample(output, views=2, generator=self.generator)
-        return self.noise.apply(output, draw).flatten(0, 1)
+        return views
 
 
 def site_of(model: nn.Module, encoder: nn.Module, noise: Noise) -> HiddenSite | None:
@@ -92,12 +86,32 @@ def check_site(site: HiddenSite | None, noise: Noise) -> None:
         )
 
 
-def check_rows(h: Any, n_rows: int) -> None:
+def two_views(
+    noise: Noise, x: Any, what: str, generator: torch.Generator | None, draw: Any
+) -> Tensor:
+    """Both views of x, one below the other: ``(2N, ...)``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
+    if draw is None:
+        draw = noise.sample(x, views=2, generator=generator)
+    views: Any = noise.apply(x, draw)
+    if not isinstance(views, Tensor):
+        raise TypeError(f"noise {noise.name!r} must make a tensor, got {type(views).__name__}")
+    # Two views of other rows, or more of them, would be cut into pairs of strangers.
+    if views.ndim < 2 or views.shape[:2] != (2, len(x)):
+        raise ValueError(
+            f"noise {noise.name!r} must make two views of each row, (2, {len(x)}, ...), got "
+            f"{tuple(views.shape)}; a draw of your own needs views=2"
+        )
+    return views.flatten(0, 1)
+
+
+def check_rows(name: str, h: Any, n_rows: int) -> None:
     if not isinstance(h, Tensor):
-        raise TypeError(f"the encoder must return a tensor, got {type(h).__name__}")
+        raise TypeError(f"the {name} must return a tensor, got {type(h).__name__}")
     if h.ndim == 0 or h.shape[0] != n_rows:
         raise ValueError(
-            f"the encoder must return one row per sample and view, {n_rows}, got shape "
+            f"the {name} must return one row per sample and view, {n_rows}, got shape "
             f"{tuple(h.shape)}"
         )
 

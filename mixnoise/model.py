@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnoise.checks import check_float, check_integer
 from mixnoise.collectives import failing_together, resolve
-from mixnoise.hidden_site import HiddenSite, check_rows, check_site, site_of
+from mixnoise.hidden_site import HiddenSite, check_rows, check_site, site_of, two_views
 from mixnoise.losses import NTXentLoss
 from mixnoise.micro_batches import in_micro_batches
 from mixnoise.noises.base import Noise
@@ -191,12 +191,12 @@ class DACL(nn.Module):
         if micro_batch is not None:
             micro_batch = check_integer("micro_batch", micro_batch, 1)
             self._check_micro_batches(inputs, kwargs, site)
-        rest: Callable[[Tensor], Tensor] = self.projector
+        rest: Callable[[Tensor], Tensor] = self._project
         if site is not None:
             h = site.run(self.encoder, inputs, kwargs, generator, draw)  # (2N, ...)
         elif isinstance(noise, Hidden):
             v = in_micro_batches(partial(self.encoder, **kwargs), inputs, micro_batch)  # (N, ...)
-            h = _views(noise, v, "the encoder's output", generator, draw)
+            h = two_views(noise, v, "the encoder's output", generator, draw)
         else:
             if len(inputs) != 1 or kwargs:
                 raise TypeError(
@@ -204,14 +204,18 @@ class DACL(nn.Module):
                     f"got {len(inputs)} positional and {len(kwargs)} keyword arguments; "
                     "'hidden' noise takes any input"
                 )
-            h, rest = _views(noise, inputs[0], "x", generator, draw), self._encode_and_project
+            h, rest = two_views(noise, inputs[0], "x", generator, draw), self._encode_and_project
         z1, z2 = in_micro_batches(rest, (h,), micro_batch).chunk(2)
         return z1, z2
 
     def _encode_and_project(self, x: Tensor) -> Tensor:
         h = self.encoder(x)
-        check_rows(h, x.shape[0])
+        check_rows("encoder", h, x.shape[0])
+        return self._project(h)
+
+    def _project(self, h: Tensor) -> Tensor:
         z: Tensor = self.projector(h)
+        check_rows("projector", z, h.shape[0])
         return z
 
     def _check_micro_batches(
@@ -253,19 +257,3 @@ def _weights(weights: Sequence[float] | None, n_noises: int) -> list[float] | No
             f"weights must be {n_noises} finite numbers > 0, one for each noise, got {weights}"
         )
     return values
-
-
-def _views(noise: Noise, x: Any, what: str, generator: torch.Generator | None, draw: Any) -> Tensor:
-    """Both views of x, one below the other: ``(2N, ...)``."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
-    if draw is None:
-        draw = noise.sample(x, views=2, generator=generator)
-    views = noise.apply(x, draw)
-    # Two views of other rows, or more of them, would be cut into pairs of strangers.
-    if views.ndim < 2 or views.shape[:2] != (2, len(x)):
-        raise ValueError(
-            f"noise {noise.name!r} must make two views of each row, (2, {len(x)}, ...), got "
-            f"{tuple(views.shape)}; a draw of your own needs views=2"
-        )
-    return views.flatten(0, 1)

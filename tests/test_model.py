@@ -401,3 +401,51 @@ def test_hooks_go_when_the_model_goes():
     dacl(X).backward()
     del dacl
     assert not encoder[0]._forward_hooks
+
+
+class Views(Noise):
+    """Makes views in a form of its own."""
+
+    name = "views"
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def sample(self, x, *, views=1, generator=None, seed=None):
+        return views
+
+    def apply(self, x, draw):
+        return self.form([x] * draw)
+
+
+@pytest.mark.parametrize("at", ["the input", None, "0"])
+@pytest.mark.parametrize(
+    ("form", "error", "message"),
+    [
+        (lambda views: torch.stack(views, 1), ValueError, r"\(2, 24, \.\.\.\), got \(24, 2, "),
+        (torch.cat, ValueError, r"\(2, 24, \.\.\.\), got \(48, "),
+        (tuple, TypeError, "noise '(views|hidden)' must make a tensor, got tuple"),
+    ],
+)
+def test_noises_that_make_no_two_views_of_each_row_are_refused(at, form, error, message):
+    noise = Views(form)
+    if at != "the input":
+        noise = get_noise("hidden", noise=noise, at=at)
+    with pytest.raises(error, match=message):
+        model(noise)(X)
+
+
+@pytest.mark.parametrize("noise", ["linear", "hidden"])
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        (lambda z: (z, z), TypeError, "the projector must return a tensor, got tuple"),
+        (lambda z: z[1:], ValueError, "the projector must return one row per sample and view, 48"),
+    ],
+)
+def test_projectors_that_lose_rows_are_refused(noise, output, error, message):
+    dacl = model(get_noise(noise))
+    dacl.projector.register_forward_hook(lambda module, args, z: output(z))
+    with pytest.raises(error, match=message):
+        dacl(X)

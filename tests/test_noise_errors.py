@@ -55,6 +55,11 @@ def test_sigma_below_0_or_not_finite(sigma):
         get_noise("gaussian", sigma=sigma)
 
 
+def test_sigma_beyond_float32():
+    with raises(ValueError, "sigma must be in the range of float32, got 1e+39"):
+        get_noise("gaussian", sigma=1e39)
+
+
 @pytest.mark.parametrize("sigma", [False, "0.5", None])
 def test_sigma_of_another_type(sigma):
     with raises(TypeError, f"sigma must be a finite number >= 0, got {type(sigma).__name__}"):
@@ -66,6 +71,22 @@ def test_sigma_of_another_type(sigma):
 def test_granularity(name, granularity):
     with raises(ValueError, f"granularity must be one of sample, batch, got {granularity!r}"):
         get_noise(name, granularity=granularity)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_data(name, layout):
+    rows = torch.nested.nested_tensor([torch.rand(2, 3), torch.rand(4, 3)], layout=layout)
+    with raises(TypeError, "x must be a dense tensor, got a nested one; pad its rows"):
+        get_noise(name)(rows)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_the_default_device_is_not_that_of_the_data(name):
+    with torch.device("meta"):
+        noise = get_noise(name, low=0.0) if name in ("geometric", "dacl+") else get_noise(name)
+        assert noise(torch.rand(4, 3, device="cpu")).is_cpu
 
 
 @pytest.mark.parametrize("name", ["geometric", "dacl+"])

@@ -23,8 +23,8 @@ class Gaussian(Noise):
         sigma: standard deviation of the noise, >= 0, in x's units.
 
     Raises:
-        TypeError, ValueError: sigma is negative or not finite; from ``sample``, if x is not
-            floating point or has no rows.
+        TypeError, ValueError: sigma is negative or not finite in float32; from ``sample``, if x
+            is not floating point or has no rows.
 
     Example:
         >>> import torch
@@ -44,6 +44,8 @@ class Gaussian(Noise):
         value = check_float("sigma", sigma, "a finite number >= 0")
         if not 0 <= value < math.inf:
             raise ValueError(f"sigma must be finite and >= 0, got {sigma}")
+        if value > torch.finfo(torch.float32).max:
+            raise ValueError(f"sigma must be in the range of float32, got {sigma}")
         self.sigma = sigma
 
     def sample(

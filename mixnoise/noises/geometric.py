@@ -61,7 +61,7 @@ class GeometricLow(Mixup):
             if abs(self.low) > torch.finfo(x.dtype).max:
                 raise _out_of_range(self.low, x.dtype)
             if x.is_cpu:
-                self._check_low(x, torch.tensor(float(self.low), dtype=x.dtype))
+                self._check_low(x, torch.tensor(float(self.low), dtype=x.dtype, device=x.device))
             if self.low == 0:
                 return None
             return torch.full((), float(self.low), dtype=x.dtype, device=x.device)

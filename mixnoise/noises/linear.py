@@ -8,7 +8,8 @@ class Linear(Mixup):
 
     A row of floating-point data of any shape. Equal values stay exactly equal, and a result never
     leaves the interval between the two values, where 1-c is exact, as it is for all c that are
-    drawn. Values of opposite signs that both exceed half the dtype's largest number overflow.
+    drawn. Values of opposite signs that both exceed half the dtype's largest number overflow, and
+    an infinite value may become NaN.
 
     Args:
         alpha: lower end of c ~ U(alpha, 1), in [0, 1]; 1 changes nothing.
