@@ -16,9 +16,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mixnoise._torch import nt_xent_rows
+from mixnoise.backends import kernels_for
 from mixnoise.checks import FLOAT_DTYPES
 from mixnoise.collectives import check_same, exchange, failing_together, gather_rows, largest
-from mixnoise.ops import PRECISIONS, REDUCTIONS, check_nt_xent, check_torch_precision, kernels_for
+from mixnoise.loss_arguments import (
+    PRECISIONS,
+    REDUCTIONS,
+    check_nt_xent,
+    check_torch_precision,
+)
 
 
 @torch.compiler.disable(recursive=True)  # how many rows the others have is seen only when it runs

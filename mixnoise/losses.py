@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixnoise.ops import check_settings, nt_xent
+from mixnoise.loss_arguments import check_settings
+from mixnoise.ops import nt_xent
 
 
 class NTXentLoss(nn.Module):

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from types import ModuleType
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from mixnoise._torch import operators as torch_operators
-from mixnoise._torch.mix import arithmetic_dtype
-from mixnoise.checks import check_batch, check_choice, check_float, check_float_tensor
+from mixnoise._torch.dtypes import compute_dtype
+from mixnoise.backends import BACKENDS, kernels_for
+from mixnoise.checks import check_batch, check_choice, check_float_tensor
 from mixnoise.collectives import resolve
 from mixnoise.draw import FUNCTIONS, Draw
-
-BACKENDS = ("auto", "torch", "triton")
-REDUCTIONS = ("mean", "sum", "none")
-PRECISIONS = ("auto", "ieee", "bf16x6", "bf16x3")
-
-
-def kernels_for(operation: str, backend: str, x: Tensor) -> ModuleType | None:
-    """The kernels, if they are to be used; raises if they were demanded and cannot be."""
-    if backend == "torch" or (backend == "auto" and not x.is_cuda):
-        return None
-    try:
-        from mixnoise_kernels import operators
-    except ImportError as error:
-        if error.name != "triton":
-            raise
-        reason: str | None = "triton is not installed: pip install 'mixnoise[triton]'"
-    else:
-        reason = operators.why_not(operation, x)
-        if reason is None:
-            return operators
-    if backend == "triton":
-        raise RuntimeError(f"backend='triton' cannot run {operation}: {reason}")
-    return None
+from mixnoise.loss_arguments import check_nt_xent, check_torch_precision
 
 
 def nt_xent(
@@ -102,7 +78,7 @@ def nt_xent(
     """
     group = resolve(group)
     if group is not None:
-        # Not at the top: it needs this module's checks.
+        # Not at the top: its decorator imports PyTorch's compiler, and that Triton.
         from mixnoise.group_loss import nt_xent_over_group
 
         over_group: Tensor = nt_xent_over_group(
@@ -120,71 +96,6 @@ def nt_xent(
         keep = torch.is_grad_enabled() and (z1.requires_grad or z2.requires_grad)
         rows, *_ = torch_operators.nt_xent_rows(z1, z2, tensor, number, keep)
     return rows.mean() if reduction == "mean" else rows.sum() if reduction == "sum" else rows
-
-
-def check_nt_xent(
-    z1: Tensor,
-    z2: Tensor,
-    temperature: float | Tensor,
-    reduction: str,
-    precision: str,
-    backend: str,
-) -> tuple[Tensor | None, float]:
-    """The temperature as a tensor and NaN, or as None and a number."""
-    check_float_tensor("z1", z1)
-    check_float_tensor("z2", z2)
-    if z1.ndim != 2:
-        raise ValueError(f"z1 must have shape (N, D), got {tuple(z1.shape)}")
-    for attribute in ("shape", "dtype", "device"):
-        first, second = getattr(z1, attribute), getattr(z2, attribute)
-        if first != second:
-            if attribute == "shape":
-                first, second = tuple(first), tuple(second)
-            raise ValueError(f"z1 and z2 must have the same {attribute}, got {first} and {second}")
-    if z1.shape[0] == 0 or z1.shape[1] == 0:
-        raise ValueError(
-            f"z1 must have at least one row and one column, got an empty batch {tuple(z1.shape)}"
-        )
-    tensor = temperature if isinstance(temperature, Tensor) else None
-    if tensor is not None and (tensor.ndim != 0 or tensor.device != z1.device):
-        raise ValueError(
-            f"temperature must be a 0-d tensor on {z1.device}, got shape {tuple(tensor.shape)} "
-            f"on {tensor.device}"
-        )
-    return tensor, check_settings(temperature, reduction, precision, backend)
-
-
-def check_settings(
-    temperature: float | Tensor, reduction: str, precision: str, backend: str
-) -> float:
-    """What can be checked without rows. The temperature as a number, NaN if it is a tensor."""
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("precision", precision, PRECISIONS)
-    check_choice("backend", backend, BACKENDS)
-    if isinstance(temperature, Tensor):
-        check_float_tensor("temperature", temperature)
-        if temperature.ndim != 0:
-            raise ValueError(
-                f"temperature must be a 0-d tensor, got shape {tuple(temperature.shape)}"
-            )
-        return math.nan
-    number = check_float("temperature", temperature, "a number > 0 or a 0-d tensor")
-    if not 0 < number < math.inf:
-        raise ValueError(f"temperature must be finite and > 0, got {number}")
-    return number
-
-
-def check_torch_precision(precision: str, device: torch.device) -> None:
-    if precision == "auto":
-        return
-    # Of a CPU, too, whose libraries may take bfloat16 where they are allowed to.
-    if precision == "ieee" and torch.get_float32_matmul_precision() == "highest":
-        return
-    raise ValueError(
-        f"precision={precision!r} cannot be had from the PyTorch backend on {device} with "
-        f"torch.get_float32_matmul_precision() == {torch.get_float32_matmul_precision()!r}; "
-        "use 'auto'"
-    )
 
 
 def draw_rows(
@@ -262,7 +173,7 @@ def mix(x: Tensor, draw: Draw, *, backend: str = "auto") -> Tensor:
                 raise ValueError(
                     f"draw.low must broadcast to one row {tuple(features)}, got {tuple(low.shape)}"
                 ) from None
-        low = low.detach().to(x.device, arithmetic_dtype(x.dtype))
+        low = low.detach().to(x.device, compute_dtype(x.dtype))
     operators = kernels_for("mix", backend, x) or torch_operators
     views: Tensor = operators.mix_views(
         x.reshape(n_rows, features.numel()),

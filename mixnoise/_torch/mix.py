@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixnoise._torch import logarithm
+from mixnoise._torch.dtypes import compute_dtype
 from mixnoise._torch.element_random import ElementHash
 from mixnoise.draw import FUNCTIONS
 
@@ -27,11 +28,6 @@ _MAX_EXPONENT = {torch.float32: 96.0, torch.float64: 960.0}
 _HAS_FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines
 _GRAIN_SIZE = 32768  # elements of each thread, where PyTorch uses several
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays, every other floating type is computed in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _groups(kind: Tensor | None, function: str) -> Iterator[tuple[str, Tensor | None]]:
@@ -87,12 +83,12 @@ def mix(
     """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``."""
     n_views, (n_rows, n_columns) = partner.shape[0], x.shape
     _check_partners(partner, n_rows)
-    if function == "linear" and kind is None and _has_bags(x):
+    if function == "linear" and kind is None and _embedding_bag_is_faster(x):
         out = _sums_of_pairs(x, torch.arange(n_rows), partner, coef)
         _restore_unmixed(out, x, coef, None)
         return out
     out = x.new_empty(n_views, n_rows, n_columns)
-    wide = arithmetic_dtype(x.dtype)
+    wide = compute_dtype(x.dtype)
     bits = ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
         if name == "linear":
@@ -126,13 +122,13 @@ def mix(
 
 def _mix_linear(x: Tensor, partner: Tensor, coef: Tensor, rows: Tensor | None, out: Tensor) -> None:
     """c x_i + (1-c) x_j, into ``out``."""
-    if rows is not None and _has_bags(x):
+    if rows is not None and _embedding_bag_is_faster(x):
         x = x.contiguous()
         for some in rows.split(max(1, _BLOCK_ELEMENTS // x.shape[1])):
             for view, j, c in zip(out, partner[:, some], coef[:, some], strict=True):
                 view.index_copy_(0, some, _sums_of_pairs(x, some, j, c))
         return
-    wide = arithmetic_dtype(x.dtype)
+    wide = compute_dtype(x.dtype)
     for block in _row_blocks(rows, *x.shape):
         own = _take(x, block).to(wide)
         for view, j, c in zip(out, partner[:, block], coef[:, block], strict=True):
@@ -145,7 +141,7 @@ def _mix_linear(x: Tensor, partner: Tensor, coef: Tensor, rows: Tensor | None, o
                 _put(view, block, mixed)
 
 
-def _has_bags(x: Tensor) -> bool:
+def _embedding_bag_is_faster(x: Tensor) -> bool:
     return _HAS_FBGEMM and x.is_cpu and x.dtype == torch.float32 and x.numel() > 0
 
 
@@ -179,7 +175,7 @@ def _mix_geometric(
     logarithms of all rows are needed at once but should stay in cache.
     """
     n_rows, n_columns = x.shape
-    wide = arithmetic_dtype(x.dtype)
+    wide = compute_dtype(x.dtype)
     width = max(16, _COLUMN_GROUP_ELEMENTS // n_rows)
     for start in range(0, n_columns, width):
         columns = slice(start, start + width)
@@ -248,7 +244,7 @@ def mix_backward(
     order (partners sorted once), so the result is the same bits every time.
     """
     n_views, n_rows, n_columns = grad.shape
-    wide = arithmetic_dtype(x.dtype)
+    wide = compute_dtype(x.dtype)
     own_grad = grad.new_zeros(n_rows, n_columns, dtype=wide)
     other_grad = grad.new_zeros(n_views, n_rows, n_columns, dtype=wide)
     bits = ElementHash(seed, n_views, n_rows, n_columns)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixnoise._torch.dtypes import compute_dtype
 from mixnoise._torch.matmul import add_mm_, mm_of_rows, uses_onednn
 
 LOG2_E = math.log2(math.e)
@@ -42,11 +43,6 @@ _SMALLEST_PLAIN_TEMPERATURE = {torch.float32: 0.0229, torch.float64: 0.003}
 _TINY = torch.finfo(torch.float32).tiny
 # Below any s; finite, so that two of them can be subtracted.
 NO_MAXIMUM = -1e30
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Loss and tiles: float32 for half types, else the input's own."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def stats_dtype(device: torch.device) -> torch.dtype:

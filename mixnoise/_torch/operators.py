@@ -15,6 +15,7 @@ from mixnoise._torch import host_random as _host_random
 from mixnoise._torch import mix as _mix
 from mixnoise._torch import nt_xent as _nt_xent
 from mixnoise._torch import random as _random
+from mixnoise._torch.dtypes import compute_dtype
 
 
 @torch.library.custom_op("mixnoise::nt_xent", mutates_args=())
@@ -30,7 +31,7 @@ def _(
     z1: Tensor, z2: Tensor, temperature: Tensor | None, fixed_temperature: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
-    loss = z1.new_empty(2 * n, dtype=_nt_xent.compute_dtype(z1.dtype))
+    loss = z1.new_empty(2 * n, dtype=compute_dtype(z1.dtype))
     stats = z1.new_empty(3, 2 * n, dtype=_nt_xent.stats_dtype(z1.device))
     kept = _nt_xent.kept_elements(loss.dtype, n, temperature, fixed_temperature, keep)
     return loss, loss.new_empty(2 * n, d), stats, loss.new_empty(kept)
