@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from children import CHECKPOINT_STEPS
-from test_resume import losses, same, segments, wait_for_step, weights
+from run_records import losses, same, segments, wait_for_step, weights
 
 LOST = (
     "RuntimeError: this process lost contact with another one of the run, which was killed, raised "
