@@ -1,6 +1,8 @@
 """Columns, their noise, and the rows to train on."""
 
 import datetime as dt
+from decimal import Decimal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -288,6 +290,38 @@ def test_numbers_of_numpy_in_a_column_of_objects(kind):
     np.testing.assert_array_equal(table.numbers(0, slice(None)), [i % 2 for i in range(9)])
     plain = FrameTable(pd.DataFrame({"a": pd.Series([kind(0), kind(1)])}))
     assert table.categories(0)[:2] == plain.categories(0)
+
+
+NULLABLE = {pa.bool_(): pd.BooleanDtype(), pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}
+MAPPERS = {"pandas": None, "arrow in pandas": pd.ArrowDtype, "nullable pandas": NULLABLE.get}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pl.from_arrow,
+        pa.Table.combine_chunks,
+        *(partial(pa.Table.to_pandas, types_mapper=m) for m in MAPPERS.values()),
+    ],
+    ids=["polars", "pyarrow", *MAPPERS],
+)
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([2**60 + 1, -(2**53) - 1], pa.int64()),
+        ([2**60 + 1, None], pa.int64()),
+        ([2**64 - 1, None], pa.uint64()),
+        ([3, None], pa.int32()),
+        ([1.5, None], pa.float32()),
+        ([True, None, False], pa.bool_()),
+        ([Decimal("1.5"), None], pa.decimal128(9, 2)),
+    ],
+    ids=str,
+)
+def test_numbers_are_the_nearest_float64_whatever_holds_them(make, values, kind):
+    table = FrameTable(make(pa.table({"a": pa.array(values, kind)})))
+    expected = [np.nan if v is None else float(v) for v in values]
+    np.testing.assert_array_equal(table.numbers(0, slice(None)), expected)
 
 
 DAYS = [dt.date(1970, 1, 1), dt.date(2020, 2, 29)]

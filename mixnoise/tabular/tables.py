@@ -61,11 +61,14 @@ class FrameTable:
             series = series.dt.timestamp("ms")
         elif dtype == nw.Duration:
             series = series.dt.total_milliseconds()
-        elif not dtype.is_numeric() and dtype != nw.Boolean:  # Python's objects
+        elif dtype == nw.Boolean:
+            series = series.cast(nw.Float64)  # numpy has no missing booleans
+        elif not dtype.is_numeric():  # Python's objects
             number = _milliseconds if kind == "date" else _number
             values = series.to_list()
             return np.array([math.nan if _missing(v) else number(v) for v in values])
-        return np.asarray(series.cast(nw.Float64).to_numpy(), np.float64).copy()
+        # By numpy, since Arrow refuses to round integers above 2^53.
+        return np.array(series.to_numpy(), np.float64)
 
     def categories(self, column: int) -> list[str | None]:
         return [_text(value) for value in self.frame[:, column].to_list()]
