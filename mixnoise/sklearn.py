@@ -84,8 +84,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         batch_size: rows a step, >= 2.
         max_iter: epochs at most, >= 1.
         learning_rate: peak of AdamW's, > 0.
-        categorical_features: "auto" takes text for categories; or names, indices or a mask of the
-            columns that are.
+        categorical_features: "auto" takes text for categories; or names, indices or a mask of
+            further columns that are, whatever they hold: numbers, dates, times of day.
         early_stopping: hold a tenth of the rows out, 2,048 at most, and stop when their loss, which
             needs no label, has not become lower in ``n_iter_no_change`` epochs. Not done with fewer
             than 50 rows.
@@ -424,7 +424,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError(f"X is {now}, and the encoder was fitted on {then} data")
         if self.columns_ is None:
             return scaled_rows(X, self._scale)
-        return torch.from_numpy(self.columns_.transform(table_of(X)))
+        return torch.from_numpy(self.columns_.transform(table_of(X, self.columns_.chosen)))
 
 
 def _plain(value: Any) -> Any:

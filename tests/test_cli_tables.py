@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from mixnoise.cli import app, main
 from mixnoise.sklearn import DACLEncoder
+from mixnoise.tabular.files import read_table
 
 SCRIPT = str(Path(sys.executable).with_name("mixnoise"))
 QUICK = ("--epochs", "2", "--components", "16", "--batch-size", "64")
@@ -261,6 +262,22 @@ def test_codes_of_categories(folder):
     assert re.search(r"code +category +4 values", found.stdout)
 
 
+def test_times_and_dates_that_are_categories(folder):
+    lines = ["day,at,size", *(f"2020-01-0{i % 3 + 1},1{i % 4}:05,{i}" for i in range(60))]
+    (folder / "t.csv").write_text("\n".join(lines))
+    said = fails("pretrain", "t.csv", *QUICK)
+    assert said.startswith("mixnoise: t.csv: column 'at': ")
+    assert said.endswith("got time; pre-train with --categorical or --leave\n")
+    chosen = ("--categorical", "day", "--categorical", "at")
+    found = run("pretrain", "t.csv", *chosen, *QUICK)
+    assert re.search(r"day +category +3 values\nat +category +4 values", found.stdout)
+    # What is written is what training saw: times, whose text has seconds, and not the file's text.
+    run("embed", "t.csv", "--run", "runs/t")
+    encoder = DACLEncoder.load("runs/t/encoder.safetensors")
+    expected = encoder.transform(read_table("t.csv").without([]))
+    np.testing.assert_array_equal(pl.read_parquet("t-embedded.parquet").to_numpy(), expected)
+
+
 def test_info(trained, folder):
     text = run("info", "runs/trees").stdout
     assert re.search(r"epochs +2 of at most 2", text)
@@ -485,11 +502,12 @@ def test_help_teaches():
         assert command in text
 
 
-def test_text_stays_text_in_another_file(folder):
+@pytest.mark.parametrize("more", [(), ("--categorical", "kind")])
+def test_text_stays_text_in_another_file(folder, more):
     kinds = ["true", "false", "unknown"]
     lines = ["kind,size", *(f"{kinds[i % 3]},{i}" for i in range(60))]
     (folder / "t.csv").write_text("\n".join(lines))
-    run("pretrain", "t.csv", *QUICK)
+    run("pretrain", "t.csv", *QUICK, *more)
     run("embed", "t.csv", "--run", "runs/t")
     some = [line for line in lines[1:] if "unknown" not in line]
     (folder / "u.csv").write_text("\n".join([lines[0], *some]))

@@ -1,6 +1,7 @@
 """The estimator: scikit-learn's own checks, and what they do not know of."""
 
 import copy
+import datetime as dt
 import pickle
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from unittest import SkipTest
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 import torch
@@ -525,6 +527,36 @@ def test_categories_by_index_of_an_array():
     encoder = DACLEncoder(**QUICK, categorical_features=[1]).fit(x)
     assert [c.values for c in encoder.columns_.categories] == [list("01234")]
     assert len(encoder.columns_.numbers) == 1
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [dt.date(2020, 1, day) for day in (1, 2, 3)],
+        [dt.datetime(2020, 1, 2, hour) for hour in (1, 2, 3)],
+        [dt.time(hour) for hour in (1, 2, 3)],
+    ],
+    ids=["dates", "moments", "times"],
+)
+def test_dates_and_times_are_categories_where_that_is_asked_for(tmp_path, make, values):
+    rest = {"x": np.arange(30.0), "unlike": [dt.time(1, minute) for minute in range(30)]}
+    frame = make({"d": values * 10, **rest})
+    encoder = DACLEncoder(4, max_iter=1, random_state=0, categorical_features=["d", "unlike"])
+    encoder.fit(frame)
+    assert [c.values for c in encoder.columns_.categories] == [[str(v) for v in values]]
+    assert list(encoder.columns_.dropped) == ["unlike"]
+    loaded = saved(encoder, frame, tmp_path / "e")
+    for each in (pickle.loads(pickle.dumps(encoder)), loaded, encoder.partial_fit(frame)):
+        assert each.matrix(frame)[:, -1].tolist() == [1, 2, 3] * 10
+    # What was not chosen is what it was before.
+    with pytest.raises(ValueError, match="column 'x' held numbers in fit, and now holds dates"):
+        encoder.transform(make({"d": values * 10, **rest, "x": [dt.date(2020, 1, 1)] * 30}))
+
+
+def test_times_that_are_not_said_to_be_categories():
+    with pytest.raises(TypeError, match="got time; name it in categorical_features, or"):
+        DACLEncoder(**QUICK).fit(pa.table({"t": [dt.time(1)] * 9}))
 
 
 def test_a_run_in_a_folder_is_gone_on_with(tmp_path):

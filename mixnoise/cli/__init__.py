@@ -39,6 +39,7 @@ _OF_THE_USER = (
 _AS_OPTIONS = {
     "run_dir ": "--run ",
     "resume=True": "--resume",
+    "name it in categorical_features, or leave it out": "pre-train with --categorical or --leave",
     "learning_rate must": "--lr must",
     "labels_per_class must": "--labels-per-class must",
 }

@@ -44,7 +44,7 @@ def pretrain(
     leave: Leave = None,
     categorical: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="Numbers that are codes of categories; repeatable."),
+        typer.Option(metavar="COLUMN", help="Numbers or times that are categories; repeatable."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder for all that is made; default: runs/FILE.")
@@ -110,7 +110,7 @@ def pretrain(
         batch_size=batch_size,
         max_iter=epochs,
         learning_rate=lr,
-        categorical_features=[kept.index(c) for c in categorical] or "auto",
+        categorical_features=[kept.index(c) for c in categorical if not table.is_text(c)] or "auto",
         early_stopping=patience > 0,
         n_iter_no_change=max(patience, 1),
         random_state=seed,
@@ -121,7 +121,11 @@ def pretrain(
     typer.echo(f"{file}: {table.n_rows:,} rows")
     for name in left_out:
         typer.echo(f"{name}: not learned from")
-    _show(encoder.inspect_columns(X), kept)
+    try:
+        columns = encoder.inspect_columns(X)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    _show(columns, kept)
     command = shlex.join(["mixnoise", *sys.argv[1:]])
     again = command if resume else f"{command} --resume"
     with interruptible(f"interrupted; go on with: {again}"):
@@ -283,8 +287,8 @@ def _load(run: Path) -> tuple[DACLEncoder, list[str]]:
 def _texts(encoder: DACLEncoder) -> list[str]:
     """Columns that were taken for categories since they held text."""
     assert encoder.columns_ is not None  # no file holds a sparse matrix
-    chosen = encoder.categorical_features
-    return [c.name for c in encoder.columns_.categories if chosen == "auto" or c.name not in chosen]
+    chosen = {encoder.columns_.names[i] for i in encoder.columns_.chosen}
+    return [c.name for c in encoder.columns_.categories if c.name not in chosen]
 
 
 def _unused(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> list[str]:

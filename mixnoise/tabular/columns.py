@@ -32,6 +32,7 @@ class Table(Protocol):
 
     n_rows: int
     names: list[str]
+    categorical: frozenset[int]  # columns that are said to be categories
 
     def kind(self, column: int) -> str:
         """ "number", "date", "category", or "empty" where nothing tells."""
@@ -79,6 +80,7 @@ class Columns:
     numbers: list[Number] = field(default_factory=list)
     categories: list[Category] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)  # name to reason
+    chosen: list[int] = field(default_factory=list)  # that were said to be categories
 
     @classmethod
     def of(cls, table: Table, rng: np.random.RandomState) -> Columns:
@@ -88,7 +90,7 @@ class Columns:
             ValueError: no column has anything to learn from, or a number is infinite, or numbers
                 lie so far apart that float64 cannot hold the distance.
         """
-        found = cls(list(table.names))
+        found = cls(list(table.names), chosen=sorted(table.categorical))
         rows: Any = slice(None)
         if table.n_rows > _ROWS_FOR_STATISTICS:
             rows = np.sort(rng.choice(table.n_rows, _ROWS_FOR_STATISTICS, replace=False))
@@ -179,6 +181,7 @@ class Columns:
             [Number(**n) for n in found["numbers"]],
             [Category(**c) for c in found["categories"]],
             found["dropped"],
+            found["chosen"],
         )
 
     def _add_number(self, name: str, kind: str, x: Any) -> None:

@@ -72,6 +72,13 @@ class TableFile:
         """A column as the file has it: Arrow's, or an array."""
         return self.columns[name] if name in self.columns else self.matrix[:, int(name[1:])]
 
+    def is_text(self, name: str) -> bool:
+        """Of a column of a matrix, or beside it: no."""
+        import pyarrow as pa
+
+        kind = getattr(self.column(name), "type", None)
+        return kind in (pa.string(), pa.large_string())
+
     def values(self, name: str) -> Any:
         """A column as an array; what is missing is None or NaN."""
         column = self.column(name)
@@ -91,13 +98,10 @@ class TableFile:
 
         In columns of text that are not named, of which at least nine tenths are numbers.
         """
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         for name, column in self.columns.items():
-            if name in besides or not isinstance(column, pa.ChunkedArray):
-                continue
-            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            if name in besides or not self.is_text(name):
                 continue
             wrong = pc.invert(pc.match_substring_regex(column, _NUMBER))
             n_wrong, n = pc.sum(wrong).as_py() or 0, len(column) - column.null_count

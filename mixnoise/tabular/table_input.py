@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,11 @@ def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) ->
     return X
 
 
-def table_of(X: Any, categorical: Any = ()) -> ArrayTable | FrameTable:
-    """A table of a validated X that is not sparse."""
-    frame = as_frame(X)
-    if frame is not None:
-        return FrameTable(X, columns_named(categorical, frame.columns))
-    names = [f"x{i}" for i in range(X.shape[1])]
-    return ArrayTable(X, names, columns_named(categorical, names))
+def table_of(X: Any, categorical: Sequence[int]) -> ArrayTable | FrameTable:
+    """A table of a validated X that is not sparse; some columns are categories."""
+    if as_frame(X) is not None:
+        return FrameTable(X, categorical)
+    return ArrayTable(X, _names(X), categorical)
 
 
 def columns_of(X: Any, categorical: Any, rng: np.random.RandomState) -> Columns | None:
@@ -70,4 +68,9 @@ def columns_of(X: Any, categorical: Any, rng: np.random.RandomState) -> Columns 
                 f"numbers, got {categorical!r}; give a dense array or a data frame"
             )
         return None
-    return Columns.of(table_of(X, categorical), rng)
+    return Columns.of(table_of(X, columns_named(categorical, _names(X))), rng)
+
+
+def _names(X: Any) -> list[Any]:
+    frame = as_frame(X)
+    return [f"x{i}" for i in range(X.shape[1])] if frame is None else frame.columns

@@ -35,15 +35,19 @@ class FrameTable:
 
     The kind of a column is "number", "date", "category", or "empty" where nothing tells.
 
+    Args:
+        categorical: indices of columns that are categories, whatever they hold.
+
     Raises:
-        TypeError: a column holds what is neither text nor a number.
+        TypeError: another column holds what is neither text nor a number.
     """
 
     def __init__(self, frame: Any, categorical: Sequence[int] = ()) -> None:
         self.frame = nw.from_native(frame, eager_only=True)
         self.names, self.n_rows = list(map(str, self.frame.columns)), len(self.frame)
+        self.categorical = frozenset(categorical)
         self.kinds = [
-            "category" if i in categorical else _kind(self.frame[:, i])
+            "category" if i in self.categorical else _kind(self.frame[:, i])
             for i in range(len(self.names))
         ]
 
@@ -128,7 +132,7 @@ def _kind(series: Any) -> str:
         if not isinstance(value, (str, int, float, np.number, np.bool_)):
             raise TypeError(
                 f"column {series.name!r}: argument must be a string or a number, got "
-                f"{type(value).__name__}"
+                f"{type(value).__name__}; name it in categorical_features, or leave it out"
             )
     return "category"
 
