@@ -276,6 +276,23 @@ def test_what_a_file_cannot_hold(tmp_path):
     assert not list(tmp_path.glob("*o.csv*"))
 
 
+@pytest.mark.parametrize("write", [parquet.write_table, feather.write_feather])
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [(["a", None, "b"], pa.string_view()), ([b"a", None, b"b"], pa.binary_view())],
+    ids=["text", "bytes"],
+)
+def test_views_are_read_as_what_rows_can_be_taken_of(tmp_path, write, values, kind):
+    path = tmp_path / ("t.parquet" if write is parquet.write_table else "t.feather")
+    try:
+        write(pa.table({"a": pa.array(values, kind)}), path)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(str(error))  # Arrow 17, for parquet
+    table = read_table(path)
+    assert table.without([]).take([2, 1, 0])["a"].to_pylist() == values[::-1]
+    write_table(tmp_path / "o.csv", {"a": table.column("a")}, np.ones((3, 1), np.float32), ["f0"])
+
+
 def test_suffixes_in_capitals(tmp_path):
     write_table(tmp_path / "x.NPY", {}, np.ones((2, 1), np.float32), ["f0"])
     assert [p.name for p in tmp_path.iterdir()] == ["x.NPY"]

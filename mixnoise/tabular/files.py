@@ -225,14 +225,15 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
 
 
 def _without_views(column: Any) -> Any:
-    """Polars writes text as views, which Arrow's writers of csv and of parquet do not all take."""
+    """Text and bytes may be views, of which Arrow can neither take rows nor write them to csv."""
     import pyarrow as pa
 
-    if not pa.types.is_string_view(column.type):
+    kind = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(column.type)
+    if kind is None:
         return column
     # By way of numpy, since not all versions can cast them.
-    text = (pa.array(c.to_numpy(zero_copy_only=False), pa.string()) for c in column.chunks)
-    return pa.chunked_array(text, pa.string())
+    values = (pa.array(c.to_numpy(zero_copy_only=False), kind) for c in column.chunks)
+    return pa.chunked_array(values, kind)
 
 
 def _read_parquet(path: Path, file: Any) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def _read_parquet(path: Path, file: Any) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for start in range(0, len(names), _COLUMNS_AT_A_TIME):
         some = file.read(names[start : start + _COLUMNS_AT_A_TIME])
-        columns.update(zip(some.column_names, some.columns, strict=True))
+        columns.update(zip(some.column_names, map(_without_views, some.columns), strict=True))
     return columns
 
 
