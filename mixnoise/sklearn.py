@@ -32,6 +32,7 @@ from mixnoise.features import frozen
 from mixnoise.model import DACL
 from mixnoise.networks import TableEncoder, projector
 from mixnoise.noises.base import Noise
+from mixnoise.noises.hidden import Hidden
 from mixnoise.plugins import NoisePluginError
 from mixnoise.registry import get_noise
 from mixnoise.seeding import derive_seed, preserved_random_state
@@ -390,6 +391,12 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self._fitted = {name: getattr(self, name) for name in _FITTED}
 
     def _noise_of_numbers(self) -> Noise:
+        if isinstance(self.noise, Hidden) and self.noise.at is not None:
+            raise ValueError(
+                f"noise must mix rows of the table, for which 'hidden' stands for its inner noise, "
+                f"got 'hidden' at {self.noise.at!r}: give the inner noise alone, or train with "
+                "mixnoise.DACL, which mixes inside of a network"
+            )
         if isinstance(self.noise, Noise):
             return self.noise
         if not isinstance(self.noise, str):

@@ -452,6 +452,7 @@ def test_what_cannot_be_loaded(tmp_path):
         ({"alpha": 2.0}, r"alpha must be in \[0, 1\], got 2.0"),
         ({"noise": "liner"}, "did you mean 'linear'"),
         ({"noise": "augment"}, "noise 'augment' cannot be made of its name alone .*'transform'"),
+        ({"noise": get_noise("hidden", at="layers.3")}, "rows of the table.*at 'layers.3': give"),
         ({"categorical_features": ["x99"]}, "categorical_features must name columns, got 'x99'"),
         ({"categorical_features": "all"}, "categorical_features must be 'auto' or columns"),
     ],
