@@ -334,6 +334,17 @@ def test_a_run_that_is_damaged(trained, folder, content):
     assert "300 rows, 16 features" in run("embed", "trees.csv", "--run", "runs/trees").stdout
 
 
+def test_infinite_numbers_are_told_with_their_line(trained, folder):
+    lines = trained.read_text().splitlines()
+    size = lines[0].split(",").index("size")
+    for row, value in ((7, "inf"), (4, "-1e999")):
+        lines[row] = ",".join([*lines[row].split(",")[:size], value, "red", "oak"])
+    trained.write_text("\n".join(lines))
+    expected = "mixnoise: trees.csv:5: column 'size': -inf is not finite; correct it, or make it a "
+    for command in (("pretrain", "--run", "new"), ("embed", "--run", "runs/trees")):
+        assert fails(command[0], "trees.csv", *command[1:]).startswith(expected)
+
+
 def test_probes_out_of_range(trained):
     probe = ("probe", "trees.csv", "--label", "class", "--run", "runs/trees")
     for option, value in (

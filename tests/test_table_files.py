@@ -147,6 +147,26 @@ def test_a_mistake_in_a_column_of_numbers(tmp_path):
     read_table(write(tmp_path / "v.csv", "a,b\nx,1\n7,2\ny,3\n")).check_numbers([])
 
 
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("t.csv", "5"), ("t.parquet", "row 3"), ("t.npy", "row 3"), ("t.npz", "row 3")],
+)
+def test_infinite_numbers_are_told_with_their_place(tmp_path, monkeypatch, name, where):
+    monkeypatch.setattr("mixnoise.tabular.files._ROWS_AT_A_TIME", 2)
+    path, x = tmp_path / name, np.array([[1, 2], [3, 4], [np.inf, -np.inf], [5, np.nan]])
+    frame = pl.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "text": ["inf", "a", "b", "c"]})
+    {
+        ".csv": lambda: path.write_text(frame.write_csv().replace("3.0", "\n3.0")),
+        ".parquet": lambda: frame.write_parquet(path),
+        ".npy": lambda: np.save(path, x),
+        ".npz": lambda: np.savez(path, X=x.astype(np.float32), y=x[:, 0]),
+    }[path.suffix]()
+    table = read_table(path)
+    table.check_finite(["text"])
+    with pytest.raises(ValueError, match=rf"{name}:{where}: column 'x1': -inf is not finite; corr"):
+        table.check_finite(["x1", "text"])
+
+
 @pytest.mark.parametrize("names", ["size,note\n", ""])
 def test_lines_are_counted_with_blank_ones_and_those_within_cells(tmp_path, names):
     cells = [f"{i},a" for i in range(30)]

@@ -100,6 +100,7 @@ def pretrain(
     if not kept:
         raise ValueError(f"{file}: no column is left to learn from besides {', '.join(left_out)}")
     table.check_numbers([*left_out, *categorical])
+    table.check_finite([name for name in kept if name not in categorical])
     X = table.without(left_out)
     encoder = DACLEncoder(
         components,
@@ -303,6 +304,8 @@ def _inputs(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> Any:
     """The columns that the encoder was trained with, in their order."""
     import pyarrow as pa
 
+    assert encoder.columns_ is not None  # no file holds a sparse matrix
+    table.check_finite([number.name for number in encoder.columns_.numbers])
     names = getattr(encoder, "feature_names_in_", None)
     if names is None:
         return table.without(_unused(table, encoder, left_out))

@@ -22,6 +22,7 @@ WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 # Where so many values of a column are numbers, the others are mistakes.
 _MOSTLY = 0.9
 _COLUMNS_AT_A_TIME = 8
+_ROWS_AT_A_TIME = 4096
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
 
@@ -112,6 +113,29 @@ class TableFile:
                     f"{column[row].as_py()!r} is not a number, as {n - n_wrong:,} of {n:,} values "
                     f"are; correct it, leave it empty, or say --categorical {name}"
                 )
+
+    def check_finite(self, names: Collection[str]) -> None:
+        """Raise a ValueError at the first infinite value of some columns."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        for name, column in self.columns.items():
+            if name in names and pa.types.is_floating(getattr(column, "type", pa.null())):
+                row = pc.index(pc.is_inf(column), True).as_py()
+                if row >= 0:
+                    self._raise_infinite(row, name, column[row])
+        matrix = np.empty((0, 0)) if self.matrix is None else self.matrix
+        for start in range(0, len(matrix), _ROWS_AT_A_TIME):
+            rows = matrix[start : start + _ROWS_AT_A_TIME]
+            for row, column in np.argwhere(np.isinf(rows)):
+                if f"x{column}" in names:
+                    self._raise_infinite(start + row, f"x{column}", rows[row, column])
+
+    def _raise_infinite(self, row: int, name: str, value: Any) -> None:
+        raise ValueError(
+            f"{self.path}:{self._where(row)}: column {name!r}: {value} is not finite; correct it, "
+            "or make it a missing value"
+        )
 
     def _where(self, row: int) -> str:
         """A row's line in a text file, where there are blank lines and cells of several lines."""
