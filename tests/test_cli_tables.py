@@ -513,6 +513,11 @@ def test_help_teaches():
         assert command in text
 
 
+def test_a_label_that_was_dropped_was_not_learned_from(trained):
+    said = fails("probe", "trees.csv", "--label", "id", "--run", "runs/trees")
+    assert said.startswith("mixnoise: train must have at least two rows of each class")
+
+
 @pytest.mark.parametrize("more", [(), ("--categorical", "kind")])
 def test_text_stays_text_in_another_file(folder, more):
     kinds = ["true", "false", "unknown"]

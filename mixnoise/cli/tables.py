@@ -203,7 +203,8 @@ def probe(
     encoder, left_out = _load(run)
     table = read_table(file, _texts(encoder))
     table.check_names("--label", [label])
-    if label not in _unused(table, encoder, left_out):
+    assert encoder.columns_ is not None  # no file holds a sparse matrix
+    if label not in (*_unused(table, encoder, left_out), *encoder.columns_.dropped):
         raise ValueError(
             f"--label: {label!r} was among the columns that were learned from, so that features "
             f"know it; pre-train with --label {label}"
@@ -213,7 +214,6 @@ def probe(
     known = np.array([value is not None and value == value for value in y.tolist()])
     if not known.all():
         typer.echo(f"{(~known).sum():,} rows without a label are left out")
-    assert encoder.columns_ is not None  # no file holds a sparse matrix
     raw, h = encoder.columns_.one_hot(encoder.matrix(X)), encoder.transform(X)
     sets = {
         "Raw columns": raw,
