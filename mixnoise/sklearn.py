@@ -382,7 +382,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if self.columns_ is not None:
             n_numbers, cardinalities = self.columns_.n_numbers, self.columns_.cardinalities
         noise = TableNoise(self._noise_of_numbers(), n_numbers, self.alpha)
-        with preserved_random_state():
+        with preserved_random_state(), torch.device("cpu"):
             torch.manual_seed(seed)
             encoder = TableEncoder(n_numbers, cardinalities, self.n_components, self.n_layers)
             model = DACL(encoder, projector(self.n_components), noise, self.temperature)

@@ -570,6 +570,25 @@ def test_a_run_in_a_folder_is_gone_on_with(tmp_path):
     np.testing.assert_array_equal(again.transform(X), whole.transform(X))
 
 
+def test_the_default_device_does_not_matter(tmp_path):
+    table = mixed_table(100)
+
+    def every_method():
+        encoder = DACLEncoder(**QUICK).fit(table).partial_fit(table)
+        loaded = saved(encoder, table, tmp_path / "e")
+        return [
+            encoder.matrix(table),
+            loaded.transform(table),
+            encoder.untrained().transform(table),
+        ]
+
+    expected = every_method()
+    with torch.device("meta"):
+        found = every_method()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_progress_only_if_asked_for(capsys):
     DACLEncoder(**QUICK).fit(X)
     assert capsys.readouterr().err == ""

@@ -36,7 +36,7 @@ Rows = Tensor | SparseRows
 
 def parts(x: Rows) -> Iterator[Tensor]:
     """All rows in their order, some thousands at a time."""
-    for rows in torch.arange(len(x)).split(_ROWS_AT_A_TIME):
+    for rows in torch.arange(len(x), device="cpu").split(_ROWS_AT_A_TIME):
         yield x[rows]
 
 
@@ -52,7 +52,7 @@ def held_out(x: Rows, n: int, generator: torch.Generator) -> tuple[Rows, Tensor]
     first = len(x) - n
     chosen = order[:n].sort().values
     # Those that are at the end already stay, and the others change places with what is there.
-    tail = torch.arange(first, len(x))
+    tail = torch.arange(first, len(x), device="cpu")
     out_of, into = chosen[chosen < first], tail[~torch.isin(tail, chosen)]
     x[into], x[out_of] = x[out_of], x[into]
     return x[:first], x[first:]
