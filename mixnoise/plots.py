@@ -99,8 +99,7 @@ def in_two_dimensions(features: Any) -> Any:
 
 
 def plain_text(text: object) -> str:
-    """Without what matplotlib has a meaning for: formulas between dollars, and legends leave out
-    what begins with an underscore."""
+    """Escape `$` and a leading `_`, by which matplotlib means a formula and "not in the legend"."""
     escaped = str(text).replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 

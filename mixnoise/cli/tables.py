@@ -243,7 +243,7 @@ def _report(
     left_out: list[str],
     command: str,
 ) -> None:
-    """Of some random rows."""
+    """Write the report, with up to 1,000 random rows."""
     import numpy as np
 
     from mixnoise.report import write_report
@@ -271,7 +271,7 @@ def _load(run: Path) -> tuple[DACLEncoder, list[str]]:
         why = (
             "has not come to its end: `mixnoise pretrain ... --resume`"
             if interrupted
-            else ("is no folder that `mixnoise pretrain` made")
+            else "is no folder that `mixnoise pretrain` made"
         )
         raise ValueError(f"--run: {run} {why}")
     try:

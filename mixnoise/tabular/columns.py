@@ -160,8 +160,8 @@ class Columns:
             flags = iter(row[len(self.numbers) : self.n_numbers])
             for value, number in zip(row, self.numbers, strict=False):
                 z = value / math.sqrt(max(1 - (value / LARGEST) ** 2, 1e-9))
-                x = number.center + number.scale * z
-                found[number.name] = _as_date(x) if number.kind == "date" else f"{x:.6g}"
+                own = number.center + number.scale * z
+                found[number.name] = _as_date(own) if number.kind == "date" else f"{own:.6g}"
                 if number.missing and next(flags) > 0.5:
                     found[number.name] = "missing"
             for code, category in zip(row[self.n_numbers :], self.categories, strict=True):

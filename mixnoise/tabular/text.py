@@ -80,7 +80,7 @@ def _first_row(path: Path, separator: str) -> tuple[list[str], int, str]:
 
 
 def _text_error(path: Path, separator: str, n_columns: int, message: str) -> str:
-    """With the line of the first ragged row, which Arrow does not tell when it uses threads."""
+    """The line of the first ragged row, which Arrow with threads does not tell, or its message."""
     for line, row in rows_of_text(path, separator, n_columns):
         if (len(row) or 1) != n_columns:
             got = f"{len(row)} field" + "s" * (len(row) != 1)
@@ -105,7 +105,7 @@ def rows_of_text(path: Path, separator: str, n_columns: int) -> Iterator[tuple[i
 
 
 def check_unique(where: str | Path, names: Sequence[str]) -> None:
-    """Of columns by name there would be only the last of two."""
+    """Raise if two columns share a name: of those only the last would be kept."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{where}: two columns are called {twice!r}; rename one")
