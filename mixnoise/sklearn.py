@@ -159,11 +159,25 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.resume = resume
 
     def fit(self, X: Any, y: Any = None) -> DACLEncoder:
-        """Learn from the rows of a table ``(N, columns)``, N >= 2; y is ignored.
+        """Learn what the columns are, and the network, from the rows of a table.
+
+        Whatever is raised, the encoder is what it was before.
+
+        Args:
+            X: a table ``(N, columns)``, N >= 2: an array of real numbers, a data frame or a sparse
+                matrix.
+            y: ignored.
+
+        Returns:
+            The encoder itself.
 
         Raises:
-            LossNotFinite: the loss became NaN or infinite. Whatever is raised, the encoder is what
-                it was before.
+            ValueError: a parameter breaks its rule; fewer than two rows; a number is infinite, or
+                NaN in a sparse matrix; no column has anything to learn from; ``run_dir`` holds a
+                run already, and ``resume`` is False.
+            TypeError: a parameter is of another kind; a column of a data frame that is not among
+                ``categorical_features`` holds neither numbers, dates nor text.
+            LossNotFinite: the loss became NaN or infinite.
         """
         former = self.__dict__.copy()
         try:
@@ -203,12 +217,22 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> DACLEncoder:
-        """Go once through some rows, with a constant learning rate; y is ignored.
+        """Go once through some rows, with a constant learning rate.
 
         The first call, unless ``fit`` was called before, also learns what the columns are, from its
         rows alone. Parameters that shape the network are those of that call.
 
+        Args:
+            X: a table ``(N, columns)``, N >= 2, as for :meth:`fit`; after the first call with the
+                columns of that one.
+            y: ignored.
+
+        Returns:
+            The encoder itself.
+
         Raises:
+            ValueError, TypeError: as for :meth:`fit`; or the columns are others than before, or
+                hold another kind of values.
             LossNotFinite: the loss became NaN or infinite; the network is the one before that
                 batch.
         """
@@ -252,7 +276,21 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def transform(self, X: Any) -> Any:
-        """Features ``(N, n_components)``, float32. Threads may call it at the same time."""
+        """Features of the rows of a table. Threads may call it at the same time.
+
+        Args:
+            X: a table ``(N, columns)``, N >= 1, with the columns of ``fit``; sparse if it was
+                sparse there.
+
+        Returns:
+            An array ``(N, n_components)``, float32; a data frame if ``set_output`` asks for one.
+
+        Raises:
+            NotFittedError: neither ``fit`` nor ``partial_fit`` was called.
+            ValueError: no rows; a number is infinite, or NaN in a sparse matrix; the columns are
+                others than in ``fit``, or hold another kind of values.
+            TypeError: a column holds neither numbers, dates nor text.
+        """
         check_is_fitted(self, "model_")
         x = self._rows(validated(self, X, reset=False, least_rows=1))
         with frozen(self.model_.encoder) as encode:
