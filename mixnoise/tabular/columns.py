@@ -181,7 +181,7 @@ class Columns:
             [Number(**n) for n in found["numbers"]],
             [Category(**c) for c in found["categories"]],
             found["dropped"],
-            found["chosen"],
+            found.get("chosen", []),  # files of before have none
         )
 
     def _add_number(self, name: str, kind: str, x: Any) -> None:
