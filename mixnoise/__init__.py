@@ -1,6 +1,7 @@
 """mixnoise: contrastive pre-training by mixup noise, for data without known augmentations."""
 
 from mixnoise import metrics
+from mixnoise._version import __version__ as __version__
 from mixnoise.draw import Draw
 from mixnoise.evaluate import knn_probe, linear_probe
 from mixnoise.losses import NTXentLoss
@@ -10,8 +11,6 @@ from mixnoise.ops import nt_xent
 from mixnoise.plugins import NoisePluginError
 from mixnoise.registry import get_noise, list_noises, register_noise
 from mixnoise.train import pretrain
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DACL",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from mixnoise._version import __version__
 from mixnoise.noises.base import Noise
 from mixnoise.plugins import (
     NoisePluginError,
@@ -129,8 +130,6 @@ class NoiseEntry:
 
 def noise_entries() -> list[NoiseEntry]:
     """Everything :func:`get_noise` can find, in order of names; no plugin is imported."""
-    from mixnoise import __version__
-
     entries = [
         NoiseEntry(name, "mixnoise", __version__, "built in", _first_line(_built_in(name)))
         for name in _BUILT_IN

@@ -20,7 +20,7 @@ LAYERS = [
         "mixnoise.atomic",
         "mixnoise.seeding",
         "mixnoise.networks",
-        "mixnoise.__version__",
+        "mixnoise._version",
     ],
     [f"mixnoise.training.{name}" for name in ("checkpoints", "progress", "termination")],
     ["mixnoise._torch", "mixnoise.collectives", "mixnoise.training.agreement"],

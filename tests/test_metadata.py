@@ -6,8 +6,16 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import mixnoise
+
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+
+
+def test_the_version_that_is_installed_is_that_of_the_package():
+    file = ROOT / PYPROJECT["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{mixnoise.__version__}"' in file.read_text().splitlines()
 
 
 def test_lower_bounds_are_those_that_are_tested():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mixnoise._version import __version__
 from mixnoise.atomic import replacing
 from mixnoise.noises.base import Noise
 from mixnoise.registry import get_noise
@@ -60,7 +61,7 @@ def write_report(
         pictures=pictures,
         examples=examples(encoder.columns_, matrix, noise.numbers, encoder.alpha),
         settings={k: v for k, v in encoder.get_params().items() if k not in _OF_THE_RUN},
-        versions=_versions(),
+        versions=f"mixnoise {__version__}, torch {torch.__version__}",
     )
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
@@ -88,9 +89,3 @@ def examples(
         name: [{n: row[n] for n in names} for row in columns.original(rows.numpy())]
         for name, rows in found.items()
     }
-
-
-def _versions() -> str:
-    from mixnoise import __version__
-
-    return f"mixnoise {__version__}, torch {torch.__version__}"

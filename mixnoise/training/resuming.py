@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mixnoise._version import __version__
 from mixnoise.model import DACL
 from mixnoise.training.agreement import Agreement
 from mixnoise.training.progress import warn
@@ -100,8 +101,6 @@ def _difference(former: Any, value: Any) -> tuple[Any, Any] | None:
 
 def _versions() -> dict[str, Any]:
     """The versions and settings that decide the last bits."""
-    from mixnoise import __version__
-
     return {
         "mixnoise": __version__,
         "torch": torch.__version__,
