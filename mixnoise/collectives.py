@@ -19,17 +19,30 @@ _MAX_WORDS = 8
 
 def resolve(group: object) -> dist.ProcessGroup | None:
     """The group, or None where there is nobody else; "world" is everybody there is, if anybody."""
+    check_group(group)
     if group is None:
         return None
-    if isinstance(group, str) and group == "world":
+    if group == "world":
         if not dist.is_available() or not dist.is_initialized():
             return None
         group = dist.group.WORLD
-    if not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            f"group must be None, 'world' or a process group, got {type(group).__name__} {group!r}"
-        )
+    assert isinstance(group, dist.ProcessGroup)
     return group if group.size() > 1 else None
+
+
+def check_group(group: object) -> None:
+    """Raises if it is no group, nor a name of one; whether there are other processes is no matter.
+
+    Raises:
+        ValueError: text other than "world".
+        TypeError: another object that is no process group.
+    """
+    rule = "group must be None, 'world' or a process group"
+    if isinstance(group, str):
+        if group != "world":
+            raise ValueError(f"{rule}, got {group!r}")
+    elif group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+        raise TypeError(f"{rule}, got {type(group).__name__} {group!r}")
 
 
 def _device_of_words(group: dist.ProcessGroup) -> torch.device:

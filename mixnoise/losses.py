@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mixnoise.collectives import check_group
 from mixnoise.loss_arguments import check_settings
 from mixnoise.ops import nt_xent
 
@@ -43,6 +44,7 @@ class NTXentLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_settings(temperature, reduction, precision, backend)
+        check_group(group)
         if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
             self.register_buffer("temperature", temperature)
         else:

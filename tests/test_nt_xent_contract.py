@@ -527,6 +527,8 @@ def test_module_passes_every_setting_on(
         ({"reduction": "max"}, ValueError, "reduction"),
         ({"precision": "fp8"}, ValueError, "precision"),
         ({"backend": "jax"}, ValueError, "backend"),
+        ({"group": "wrld"}, ValueError, "group must be None, 'world' or a process group, got 'wr"),
+        ({"group": 3}, TypeError, "group must be None, 'world' or a process group, got int 3"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
