@@ -103,7 +103,7 @@ def build(what: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> 
 def _check_version(what: str, noise: Any) -> None:
     if noise.api_version != API_VERSION:
         raise NoisePluginError(
-            f"{what} was made for plugin API version {noise.api_version}, this is {API_VERSION}"
+            f"{what} was made for plugin API version {noise.api_version!r}, this is {API_VERSION}"
         )
 
 

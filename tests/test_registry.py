@@ -181,7 +181,7 @@ def test_other_versions_of_the_plugin_interface(version):
     register_noise("later")(Later)
     with pytest.raises(
         NoisePluginError,
-        match=f"noise 'later' was made for plugin API version {version}, this is 1",
+        match=f"noise 'later' was made for plugin API version {version!r}, this is 1",
     ):
         get_noise("later")
     assert "later" in list_noises()
