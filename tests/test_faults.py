@@ -260,6 +260,15 @@ def test_a_run_that_came_to_something_stays(tmp_path):
         pretrain(make_model(), X, run_dir=tmp_path, **arguments)
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"5", b"\xff"])
+def test_a_config_that_is_damaged(content, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} is damaged"):
+        pretrain(make_model(), X, run_dir=tmp_path, resume=True, **ARGUMENTS)
+    assert file.read_bytes() == content
+
+
 def test_a_folder_of_a_run_that_may_still_be_running(tmp_path):
     """Of another process that is in its first epoch, or was killed there."""
     seen = []

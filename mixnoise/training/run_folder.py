@@ -31,14 +31,20 @@ class RunFolder:
         return not (self.checkpoints.finished() or (self.path / "metrics.csv").exists())
 
     def config(self) -> dict[str, Any] | None:
-        """The config that an earlier run left, if any did."""
+        """The config that an earlier run left, if any did.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         file = self.path / "config.json"
         if not file.is_file():
             return None
         try:
-            config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is not valid JSON: {error}") from error
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:  # bytes that are no UTF-8, too
+            raise ValueError(f"{file} is damaged, and no valid JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{file} is damaged: it must hold an object, got {config!r:.80}")
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
