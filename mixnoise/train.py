@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnoise.batches import Loader, make_batches
+from mixnoise.batches import Batches, Loader, make_batches
 from mixnoise.checks import check_choice, check_float, check_integer
 from mixnoise.collectives import resolve
 from mixnoise.features import LabelledData
@@ -223,34 +223,26 @@ def pretrain(
         if lr is None:
             lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
-        noises, temperature = [noise.config() for noise in model.noises], model.loss.temperature
-        config = {
-            "arguments": {
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "micro_batch": micro_batch,
-                "optimizer": optimizer,
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "clip_norm": clip_norm,
-                "precision": accelerator.mixed_precision,
-                "seed": seed,
-                "patience": patience,
-                # Without patience it decides nothing that a step depends on.
-                "evaluate_every": None if patience is None else evaluate_every,
-            },
-            "noise": noises[0] if isinstance(model.noise, Noise) else noises,
-            "weights": model.weights,
-            "steps_per_epoch": len(batches),
-            "processes": n_ranks,
-            "gather": model.loss.group is not None,
-            # A tensor is in the checkpoints, learned or not; a number is nowhere else.
-            "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
-            "rows": batches.n_rows,
-        }
         checkpoint = None
         if folder is not None:
             check_can_be_saved(model)
+            config = _config(
+                model,
+                batches,
+                n_ranks,
+                epochs=epochs,
+                batch_size=batch_size,
+                micro_batch=micro_batch,
+                optimizer=optimizer,
+                lr=lr,
+                weight_decay=weight_decay,
+                clip_norm=clip_norm,
+                precision=accelerator.mixed_precision,
+                seed=seed,
+                patience=patience,
+                # Without patience it decides nothing that a step depends on.
+                evaluate_every=None if patience is None else evaluate_every,
+            )
             checkpoint = open_run(folder, config, resume, accelerator, agreement, model)
         loop = Loop(
             accelerator=accelerator,
@@ -308,3 +300,19 @@ def _check(
         raise ValueError("run_dir must name a folder, got ''; '.' is the current one")
     if isinstance(trackers, str):
         raise TypeError(f"trackers must be a sequence of names, got the string {trackers!r}")
+
+
+def _config(model: DACL, batches: Batches, n_ranks: int, **arguments: Any) -> dict[str, Any]:
+    """What makes a run this very run: a folder's can only be gone on with if it has the same."""
+    noises, temperature = [noise.config() for noise in model.noises], model.loss.temperature
+    return {
+        "arguments": arguments,
+        "noise": noises[0] if isinstance(model.noise, Noise) else noises,
+        "weights": model.weights,
+        "steps_per_epoch": len(batches),
+        "processes": n_ranks,
+        "gather": model.loss.group is not None,
+        # A tensor is in the checkpoints, learned or not; a number is nowhere else.
+        "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
+        "rows": batches.n_rows,
+    }
