@@ -37,6 +37,19 @@ def features(encoder: Encoder, x: Any, batch_size: int = 4096) -> Tensor:
         return torch.cat([encode(part).cpu() for part in x.split(batch_size)])
 
 
+def check_finite_rows(name: str, x: Tensor, encoder: Encoder) -> None:
+    """Raises if rows have NaN or inf of which the encoder does not make finite features."""
+    bad = x[~x.reshape(len(x), x[0].numel()).isfinite().all(1)]
+    if len(bad) == 0:
+        return
+    try:
+        features(encoder, bad)  # which may fill in what is missing
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must have finite rows, got NaN or inf in {len(bad)} of {len(x)}"
+        ) from error
+
+
 @contextmanager
 def frozen(encoder: Encoder) -> Iterator[Encoder]:
     """The encoder in evaluation mode, as a function from rows to features ``(N, D)``.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnoise.batches import Batches, Loader, make_batches
+from mixnoise.batches import Batches, Loader, Rows, make_batches
 from mixnoise.checks import check_choice, check_float, check_integer
 from mixnoise.collectives import resolve
 from mixnoise.features import LabelledData
@@ -139,8 +139,8 @@ def pretrain(
             warned of.
         probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
             nothing else. A probe that fails is warned of, and its accuracy is NaN.
-        validation: rows ``(N, *features)`` that are not trained on: their loss, always with the
-            same noise, is in the history of every evaluation.
+        validation: rows ``(N, *features)`` like those of ``data`` that are not trained on: their
+            loss, always with the same noise, is in the history of every evaluation.
         patience: stop after so many evaluations without a lower loss of ``validation``, >= 1; None
             goes on to the last epoch. The learning rate falls as if the run would do so, too.
         trackers: names of Accelerate's trackers, used if there is a ``run_dir``.
@@ -154,8 +154,9 @@ def pretrain(
             checkpoints of which none is whole or that are of another model (the message names the
             first tensor that differs, and ``model`` is as it was); or the processes' batches differ
             in shape, dtype or number.
-        LossNotFinite: a FloatingPointError: the loss became NaN or inf. It has ``step``, and
-            ``indices`` of the rows in the batch; nothing was saved after that step.
+        LossNotFinite: a FloatingPointError: the loss, or that of ``validation``, became NaN or inf.
+            It has ``step``, and ``indices`` of the rows in the batch; nothing was saved after that
+            step.
         RuntimeError: another process of the run failed or is gone; the message says which and why,
             as far as that can be known.
         OSError: the last checkpoint could not be written. The weights are in ``model``. That of
@@ -206,20 +207,16 @@ def pretrain(
         rank, n_ranks = accelerator.process_index, accelerator.num_processes
         group = resolve("world")
         agreement = None if group is None else Agreement(group)
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         batches = make_batches(
-            data,
-            batch_size,
-            accelerator.device,
-            next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32),
-            num_workers,
-            rank,
-            n_ranks,
+            data, batch_size, accelerator.device, dtype, num_workers, rank, n_ranks
         )
         if isinstance(batches, Loader) and n_ranks > 1:
             batches = shared_loader(accelerator, batches.loader)
         held_out = None
         if validation is not None:
             held_out = Validation(validation, batch_size, seed, rank, n_ranks, micro_batch)
+            held_out.check(model, batches.x if isinstance(batches, Rows) else None, dtype)
         if lr is None:
             lr = default_lr(optimizer, batch_size * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)

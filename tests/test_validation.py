@@ -3,19 +3,27 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from mixnoise import DACL, get_noise, pretrain
 from mixnoise.datasets import load_digits
+from mixnoise.train import LossNotFinite
 from mixnoise.training.validation import Validation, no_longer_improves
 
 X = load_digits().x_train[:300]
 SETTINGS = {"batch_size": 100, "progress": False}
 
 
-def model(dropout=0.3):
+def model(noise="linear", **settings):
     torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(dropout))
-    return DACL(encoder, nn.Linear(32, 16), get_noise("linear"))
+    encoder = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3))
+    return DACL(encoder, nn.Linear(32, 16), get_noise(noise, **settings))
+
+
+def with_nan(x):
+    x = x.clone()
+    x[3, 2] = torch.nan
+    return x
 
 
 def test_it_is_the_loss_of_the_model_in_evaluation_mode_with_fixed_noise():
@@ -131,8 +139,48 @@ def test_a_run_stops_and_stays_stopped(tmp_path):
         ({"patience": 0, "validation": X}, "patience must be an integer >= 1, got 0"),
         ({"patience": 2}, "patience needs the rows of validation to look at, got None"),
         ({"validation": X[:1]}, r"validation must have at least two rows .* got shape \(1, 64\)"),
+        (
+            {"validation": X[:, :5]},
+            r"validation must have rows of the same shape as data, \(64,\), got \(5,\)",
+        ),
+        ({"validation": X.int()}, r"validation must have a dtype like data, torch.float32, got"),
+        (
+            {"validation": X.int(), "data": TensorDataset(X)},
+            r"noise 'linear' cannot mix validation: x must have one of",
+        ),
+        (
+            {"validation": with_nan(X[:60])},
+            "validation must have finite rows, got NaN or inf in 1 of 60",
+        ),
+        (
+            {"validation": X - 1, "model": model("geometric", low=0.0)},
+            "noise 'geometric' cannot mix validation: x must be at least low everywhere, got -1",
+        ),
     ],
 )
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        pretrain(model(), X, **arguments)
+def test_bad_arguments(arguments, message, tmp_path):
+    """Before anything is done."""
+    arguments = {"model": model(), "data": X, "run_dir": tmp_path / "run", **arguments}
+    with pytest.raises((ValueError, TypeError), match=message):
+        pretrain(**arguments, trackers=())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_may_take_validation_rows_with_missing_values():
+    class Filled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.nan_to_num())
+
+    net = DACL(Filled(64, 8), nn.Linear(8, 4), get_noise("binary"))
+    run = pretrain(net, X, epochs=1, validation=with_nan(X[:60]), **SETTINGS)
+    assert run.history[0]["validation_loss"] > 0
+
+
+@pytest.mark.parametrize("noise", ["linear", "hidden"])
+def test_a_validation_loss_that_is_not_finite_ends_the_run(noise, tmp_path):
+    """Only these rows overflow within the encoder; else patience would stop it without a word."""
+    arguments = {"validation": torch.full((40, 64), 3e38), "patience": 2, "run_dir": tmp_path}
+    message = "the validation loss became nan after step 2; there is no checkpoint yet"
+    with pytest.raises(LossNotFinite, match=message) as raised:
+        pretrain(model(noise), X, epochs=6, trackers=(), **arguments, **SETTINGS)
+    assert (raised.value.step, raised.value.indices) == (2, None)

@@ -37,12 +37,12 @@ _END = object()
 
 
 class LossNotFinite(FloatingPointError):
-    """The loss, or a parameter, became NaN or infinite.
+    """The loss, that of ``validation``, or a parameter became NaN or infinite.
 
     Attributes:
-        step: the first bad one, counted from 0.
+        step: the first bad one, or the one before the evaluation, counted from 0.
         indices: which rows of the data were in this process's batch of that step; None if only the
-            caller's loader can know.
+            caller's loader can know, or if it was the loss of ``validation``.
     """
 
     def __init__(self, message: str, step: int = -1, indices: Tensor | None = None) -> None:
@@ -290,7 +290,14 @@ class Loop:
         dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         with self.accelerator.autocast():
             loss = self.validation.loss(self.model, self.accelerator.device, dtype)
-        return {"validation_loss": self.accelerator.reduce(loss, "mean").item()}
+        value = self.accelerator.reduce(loss, "mean").item()
+        if not math.isfinite(value):
+            step = self.step - 1
+            raise LossNotFinite(
+                f"the validation loss became {value} after step {step}{self.newest_checkpoint()}",
+                step,
+            )
+        return {"validation_loss": value}
 
     def epoch_seed(self) -> int:
         return derive_seed(self.seed, "epoch", len(self.history))

@@ -14,7 +14,7 @@ from torch import nn
 from mixnoise import metrics
 from mixnoise.batches import Inputs
 from mixnoise.evaluate import knn_probe
-from mixnoise.features import LabelledData, features, labelled_sets
+from mixnoise.features import LabelledData, check_finite_rows, labelled_sets
 from mixnoise.micro_batches import in_micro_batches
 from mixnoise.model import DACL
 from mixnoise.training.progress import warn
@@ -110,12 +110,4 @@ def check_probe(probe: Any, encoder: nn.Module) -> None:
         )
     train, _, test, *_ = labelled_sets(*probe)
     for name, x in (("train", train), ("test", test)):
-        bad = x[~x.reshape(len(x), -1).isfinite().all(1)]
-        if len(bad) == 0:
-            continue
-        try:
-            features(encoder, bad)  # which may fill in what is missing
-        except ValueError as error:
-            raise ValueError(
-                f"{name} of probe must have finite rows, got NaN or inf in {len(bad)} of {len(x)}"
-            ) from error
+        check_finite_rows(f"{name} of probe", x, encoder)

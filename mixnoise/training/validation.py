@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mixnoise.batches import as_rows
+from mixnoise.features import check_finite_rows
+from mixnoise.model import DACL
+from mixnoise.noises.hidden import Hidden
 from mixnoise.seeding import derive_seed
 
 # Less than this share is no improvement.
@@ -42,9 +45,43 @@ class Validation:
                 f"{tuple(x.shape)} for {n_ranks}"
             )
         share = len(x) // n_ranks
-        self.x = x[rank * share : (rank + 1) * share]
+        self.all, self.x = x, x[rank * share : (rank + 1) * share]
         self.batch_size, self.seed, self.rank = batch_size, seed, rank
         self.settings = {} if micro_batch is None else {"micro_batch": micro_batch}
+
+    def check(self, model: DACL, data: Tensor | None, dtype: torch.dtype) -> None:
+        """Raises if the rows break a rule, which else the first evaluation would find.
+
+        Of all processes' rows, so that they raise together.
+
+        Args:
+            model: that is trained.
+            data: the rows that it is trained on, if they are a tensor.
+            dtype: the model's, which floating-point rows become.
+        """
+        x = self.all
+        if data is not None and x.shape[1:] != data.shape[1:]:
+            raise ValueError(
+                f"validation must have rows of the same shape as data, {tuple(data.shape[1:])}, "
+                f"got {tuple(x.shape[1:])}"
+            )
+        if data is not None and x.is_floating_point() != data.is_floating_point():
+            raise TypeError(f"validation must have a dtype like data, {data.dtype}, got {x.dtype}")
+        check_finite_rows("validation", x, model.encoder)
+        for noise in model.noises:
+            if isinstance(noise, Hidden):  # it mixes what the encoder makes of them
+                continue
+            tensors = (*noise.parameters(), *noise.buffers())
+            device = next((t.device for t in tensors), x.device)
+            for batch in x.split(self.batch_size):
+                if len(batch) == 1:
+                    continue
+                batch = batch.to(device, dtype if x.is_floating_point() else None)
+                try:
+                    noise.sample(batch, views=2, generator=torch.Generator())
+                except (TypeError, ValueError) as error:
+                    kind = TypeError if isinstance(error, TypeError) else ValueError
+                    raise kind(f"noise {noise.name!r} cannot mix validation: {error}") from error
 
     @torch.no_grad()
     def loss(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Tensor:
