@@ -226,6 +226,8 @@ def pretrain(
             config = _config(
                 model,
                 batches,
+                # Without patience they decide nothing that a step depends on.
+                None if patience is None else held_out,
                 n_ranks,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -237,7 +239,6 @@ def pretrain(
                 precision=accelerator.mixed_precision,
                 seed=seed,
                 patience=patience,
-                # Without patience it decides nothing that a step depends on.
                 evaluate_every=None if patience is None else evaluate_every,
             )
             checkpoint = open_run(folder, config, resume, accelerator, agreement, model)
@@ -299,7 +300,9 @@ def _check(
         raise TypeError(f"trackers must be a sequence of names, got the string {trackers!r}")
 
 
-def _config(model: DACL, batches: Batches, n_ranks: int, **arguments: Any) -> dict[str, Any]:
+def _config(
+    model: DACL, batches: Batches, held_out: Validation | None, n_ranks: int, **arguments: Any
+) -> dict[str, Any]:
     """What makes a run this very run: a folder's can only be gone on with if it has the same."""
     noises, temperature = [noise.config() for noise in model.noises], model.loss.temperature
     return {
@@ -312,4 +315,5 @@ def _config(model: DACL, batches: Batches, n_ranks: int, **arguments: Any) -> di
         # A tensor is in the checkpoints, learned or not; a number is nowhere else.
         "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
         "rows": batches.n_rows,
+        "validation": None if held_out is None else held_out.config(),
     }

@@ -208,12 +208,28 @@ def test_when_patience_looks_is_part_of_the_run(tmp_path):
     pretrain(linear_model(), X, run_dir=tmp_path / "b", evaluate_every=2, **settings)
 
 
+@pytest.mark.parametrize(
+    ("other", "what"), [(X[:19], r"'rows': 20, 'sha256'"), (X[1:21], r"'sha256'")]
+)
+def test_other_validation_rows_are_another_run(other, what, tmp_path):
+    """Where they decide when it stops."""
+    settings = {**SHORT, "run_dir": tmp_path / "a", "resume": True}
+    pretrain(linear_model(), X, validation=X[:20], patience=9, **settings)
+    with pytest.raises(ValueError, match=f"holds another run: its validation is {{{what}"):
+        pretrain(linear_model(), X, validation=other, patience=9, **settings)
+    pretrain(linear_model(), X, validation=X[:20].clone(), patience=9, **settings)
+    settings["run_dir"] = tmp_path / "b"
+    pretrain(linear_model(), X, validation=X[:20], **settings)
+    pretrain(linear_model(), X, validation=other, **settings)
+
+
 def test_a_folder_of_an_older_version_goes_on(tmp_path):
     """Its config.json says less, and nothing is known of the rest."""
     settings = {**SHORT, "validation": X[:20], "patience": 9, "run_dir": tmp_path}
     pretrain(linear_model(), X, **settings)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["temperature"], config["rows"], config["arguments"]["evaluate_every"]
+    del config["validation"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     pretrain(linear_model(), X, resume=True, **settings)
     with pytest.raises(
