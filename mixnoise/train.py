@@ -120,7 +120,8 @@ def pretrain(
         lr: peak learning rate, > 0; default 1e-3 for AdamW, 0.3 for every 256 rows for LARS.
         weight_decay: >= 0, of matrices only, not of vectors such as biases.
         clip_norm: largest norm of the gradient, > 0; None does not clip.
-        precision: "no", "fp16" or "bf16" autocast; None takes Accelerate's own setting ("no").
+        precision: "no", "bf16" or, not on a CPU, "fp16" autocast; None takes Accelerate's own
+            setting ("no").
         seed: an integer.
         num_workers: processes that load a dataset, >= 0.
         run_dir: folder for config.json, metrics.csv, checkpoints, TensorBoard events and, where

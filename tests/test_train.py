@@ -286,6 +286,21 @@ def test_precision_and_nothing_left_behind(precision):
     assert not PartialState._shared_state
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of a CPU")
+@pytest.mark.parametrize("by_accelerate", [False, True])
+def test_a_cpu_has_no_fp16(by_accelerate, monkeypatch, tmp_path):
+    from accelerate.state import AcceleratorState
+
+    precision = "fp16"
+    if by_accelerate:  # as "accelerate launch --mixed_precision fp16" does
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+        precision = None
+    with pytest.raises(ValueError, match="precision must be 'bf16' or 'no' on a CPU, got 'fp16'"):
+        pretrain(small_model(), X, epochs=1, precision=precision, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert not AcceleratorState._shared_state
+
+
 def test_an_accelerator_of_the_callers_own_stays():
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

@@ -31,6 +31,10 @@ def accelerator_for(
 
     But for the process group of several processes, which is destroyed when the program ends.
     Trackers are used only if there is a folder for their events.
+
+    Raises:
+        ImportError: Accelerate or the package of a tracker is missing.
+        ValueError: a precision that the device does not have.
     """
     try:
         from accelerate import Accelerator
@@ -54,6 +58,9 @@ def accelerator_for(
     accelerator = None
     try:
         accelerator = Accelerator(**settings)
+        if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            # Accelerate would train in float32, and say nothing.
+            raise ValueError("precision must be 'bf16' or 'no' on a CPU, got 'fp16'")
         yield accelerator
         accelerator.wait_for_everyone()
     finally:
