@@ -157,9 +157,11 @@ def test_another_machine_is_warned_of(tmp_path):
     settings = {"epochs": 1, "batch_size": 18, "run_dir": tmp_path, "trackers": ()}
     pretrain(make_model(), X, **settings)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "torch": "1.0", "threads": 999}))
-    message = rf"the run began with torch 1.0, now {re.escape(torch.__version__)}; threads 999, now"
-    with pytest.warns(RuntimeWarning, match=message) as w:
+    former = {"torch": "1.0", "threads": 999, "processor": "i386"}
+    (tmp_path / "config.json").write_text(json.dumps(config | former))
+    now = re.escape(torch.__version__), torch.get_num_threads(), re.escape(config["processor"])
+    message = "the run began with torch 1.0, now {}; threads 999, now {}; processor i386, now {}: "
+    with pytest.warns(RuntimeWarning, match=message.format(*now)) as w:
         pretrain(make_model(), X, resume=True, **settings)
     assert w[0].filename == __file__
     (tmp_path / "config.json").unlink()
@@ -229,7 +231,7 @@ def test_a_folder_of_an_older_version_goes_on(tmp_path):
     pretrain(linear_model(), X, **settings)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["temperature"], config["rows"], config["arguments"]["evaluate_every"]
-    del config["validation"]
+    del config["validation"], config["processor"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     pretrain(linear_model(), X, resume=True, **settings)
     with pytest.raises(

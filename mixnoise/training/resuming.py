@@ -79,11 +79,11 @@ def open_run(
         for text in damaged:
             warn(f"{text}; going on from the one before")
         folder.checkpoints.remove_unfinished()
-        now = _versions()
+        now = _machine(accelerator.device)
         if former is None:
             folder.write_config({**config, **now, "model": str(model).splitlines()})
         elif changed := [
-            f"{k} {former.get(k)}, now {v}" for k, v in now.items() if former.get(k) != v
+            f"{k} {former[k]}, now {v}" for k, v in now.items() if former.get(k, v) != v
         ]:
             warn(f"the run began with {'; '.join(changed)}: the last bits may differ")
     accelerator.init_trackers("mixnoise")
@@ -99,11 +99,22 @@ def _difference(former: Any, value: Any) -> tuple[Any, Any] | None:
     return (before, now) if both else None
 
 
-def _versions() -> dict[str, Any]:
-    """The versions and settings that decide the last bits."""
+def _machine(device: torch.device) -> dict[str, Any]:
+    """The versions, the settings and the processor that decide the last bits."""
     return {
         "mixnoise": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "processor": _processor(device),
     }
+
+
+def _processor(device: torch.device) -> str:
+    """The GPU that trains, or the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux, where platform knows none
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
