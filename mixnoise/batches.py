@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,12 +88,27 @@ class Rows:
         return next(self.order.epoch(seed, batch))
 
 
+class CPULoader(DataLoader[Any]):
+    """torch's, which would draw its seed and its order on another default device, or fail there."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        elsewhere = torch.get_default_device().type != "cpu"  # else it would cost time for nothing
+        with torch.device("cpu") if elsewhere else nullcontext():
+            batches = super().__iter__()
+        while True:
+            with torch.device("cpu") if elsewhere else nullcontext():
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+
+
 class Samples:
     """A map-style dataset, collated by torch's DataLoader."""
 
     def __init__(self, dataset: Any, order: _Order, device: torch.device, num_workers: int) -> None:
         self.sampler = _SeededSampler(order)
-        self.loader: DataLoader[Any] = DataLoader(
+        self.loader = CPULoader(
             _SeededItems(dataset),
             batch_sampler=self.sampler,
             num_workers=num_workers,
@@ -268,7 +284,7 @@ def as_rows(name: str, x: Any) -> Tensor:
     array = np.require(x, requirements=["C", "W"])
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be numeric, got an array of dtype {array.dtype}")
-    return torch.as_tensor(native(array))
+    return torch.as_tensor(native(array), device="cpu")
 
 
 def native(array: Any) -> Any:

@@ -180,7 +180,7 @@ def knn_probe(
     # all 1, and neighbours drawn by rounding.
     bank = unit_rows(features(encoder, x).double())
     queries = unit_rows(features(encoder, x_test).double())
-    k, codes, predicted = min(k, len(bank)), torch.as_tensor(y), []
+    k, codes, predicted = min(k, len(bank)), torch.as_tensor(y, device="cpu"), []
     for block in queries.split(max(1, _KNN_SIMILARITIES // len(bank))):
         similarity = block @ bank.T
         nearest, index = similarity.topk(k, dim=1)

@@ -18,6 +18,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from mixnoise.batches import CPULoader
 from mixnoise.features import Encoder, as_classes, frozen, labelled_rows
 from mixnoise.seeding import derive_seed, preserved_random_state, seed_globally
 
@@ -42,7 +43,7 @@ def sgd_probe(
             y = torch.cat([y for _, y in _batches("train", train)])
             n_test = sum(len(y) for _, y in _batches("test", test))
             classes, _ = as_classes(y.numpy())
-            head = _fit_head(encode, train, torch.as_tensor(classes), len(y))
+            head = _fit_head(encode, train, torch.as_tensor(classes, device="cpu"), len(y))
             n_right = 0
             for h, y_test in _encoded("test", encode, test):
                 n_right += int(np.sum(classes[head(h).argmax(1).cpu()] == y_test.numpy()))
@@ -55,8 +56,9 @@ def _fit_head(encode: Encoder, train: DataLoader[Any], classes: Tensor, n_rows: 
     h, _ = next(_steps(_encoded("train", encode, train)))
     # The features stay the same, so that the mean over all steps estimates their moments best.
     eps = max(1e-8 * float(h.var(0, correction=0).mean()), torch.finfo(h.dtype).tiny)
-    norm = nn.BatchNorm1d(h.shape[1], eps=eps, momentum=None, affine=False)
-    linear = nn.Linear(h.shape[1], len(classes))
+    norm = nn.BatchNorm1d(h.shape[1], eps=eps, momentum=None, affine=False, device="cpu")
+    # On the CPU, as it draws a weight, and the order of rows would be another on another device.
+    linear = nn.Linear(h.shape[1], len(classes), device="cpu")
     # From zero: the weights of columns that are constant in training stay there.
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -79,7 +81,7 @@ def _fit_head(encode: Encoder, train: DataLoader[Any], classes: Tensor, n_rows: 
 
 def _steps(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches joined and cut so that each suits batch norm: never a last one of a few rows."""
-    h = y = torch.empty(0)
+    h = y = torch.empty(0, device="cpu")
     for h_next, y_next in batches:
         h, y = (torch.cat((h, h_next)), torch.cat((y, y_next))) if len(y) else (h_next, y_next)
         while len(y) >= 2 * _ROWS_PER_STEP:
@@ -108,18 +110,18 @@ def _batches(name: str, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tenso
 def _integers(name: str, y: Any) -> Tensor:
     if y.dtype.kind not in "iub":
         raise ValueError(f"{name} must have integer labels, got {y.dtype}")
-    return torch.as_tensor(y.astype(np.int64))
+    return torch.as_tensor(y.astype(np.int64), device="cpu")
 
 
 def as_loader(name: str, data: Any) -> DataLoader[Any]:
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, IterableDataset):
-        return DataLoader(data, _ROWS_ENCODED)
+        return CPULoader(data, _ROWS_ENCODED)
     if isinstance(data, Dataset):
         # torch gives Dataset no __len__, though its map-style ones have one.
         rows = SubsetRandomSampler(range(len(data)))  # type: ignore[arg-type]
-        return DataLoader(data, _ROWS_ENCODED, sampler=rows)
+        return CPULoader(data, _ROWS_ENCODED, sampler=rows)
     x, y = labelled_rows(name, data)
     return batches_of(x, _integers(name, y), np.arange(len(y)))
 
@@ -127,4 +129,5 @@ def as_loader(name: str, data: Any) -> DataLoader[Any]:
 def batches_of(x: Tensor, y: Any, rows: Any) -> DataLoader[Any]:
     """Batches of these rows in random order, made by indexing once for each batch."""
     batches = BatchSampler(SubsetRandomSampler(rows), _ROWS_ENCODED, drop_last=False)
-    return DataLoader(TensorDataset(x, torch.as_tensor(y)), sampler=batches, batch_size=None)
+    data = TensorDataset(x, torch.as_tensor(y, device="cpu"))
+    return CPULoader(data, sampler=batches, batch_size=None)

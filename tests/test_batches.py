@@ -308,8 +308,10 @@ def test_rows_that_are_not_all_there():
     assert len(batches(np.ma.masked_greater(X.numpy(), 1e9))) == 4
 
 
-def test_the_default_device_does_not_matter(tmp_path):
-    expected = pretrain(model(), X, epochs=2, batch_size=16).losses
+@pytest.mark.parametrize("kind", [torch.clone, torch.Tensor.numpy, TensorDataset])
+def test_the_default_device_does_not_matter(kind, tmp_path):
+    arguments = {"data": kind(X), "epochs": 2, "batch_size": 16}
+    expected = pretrain(model(), **arguments).losses
     made = model()
     with torch.device("meta"):
-        assert pretrain(made, X, epochs=2, batch_size=16, run_dir=tmp_path / "r").losses == expected
+        assert pretrain(made, **arguments, run_dir=tmp_path / "r").losses == expected

@@ -463,6 +463,22 @@ def test_sgd_under_another_default_dtype(three_epochs):
         torch.set_default_dtype(torch.float32)
 
 
+@every_way
+@pytest.mark.parametrize("kind", [torch.clone, torch.Tensor.numpy])
+def test_the_default_device_does_not_matter(probe, kind, three_epochs):
+    data = tuple(map(kind, SMALL))
+    expected = probe(nn.Identity(), data, SMALL)
+    with torch.device("meta"):
+        assert probe(nn.Identity(), data, SMALL) == expected
+
+
+def test_the_default_device_does_not_matter_to_datasets(three_epochs):
+    data = TensorDataset(*SMALL)
+    expected = linear_probe(nn.Identity(), data, data, classifier="sgd")
+    with torch.device("meta"):
+        assert linear_probe(nn.Identity(), data, data, classifier="sgd") == expected
+
+
 def test_large_sets_get_fewer_epochs(monkeypatch):
     monkeypatch.setattr(sgd_probe, "_ROWS_SEEN", 90 * 30)
     encoder = Counted()
