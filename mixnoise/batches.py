@@ -249,6 +249,11 @@ def make_batches(
         data = DataLoader(data, batch_size, num_workers=num_workers)
     if isinstance(data, DataLoader):
         return Loader(data)
+    if hasattr(data, "tocsr"):
+        raise TypeError(
+            f"data must be dense, got {type(data).__name__}; mixnoise.sklearn.DACLEncoder takes "
+            "sparse matrices"
+        )
     if isinstance(data, (list, tuple, Mapping, str, bytes)) or not (
         hasattr(data, "__getitem__") or hasattr(data, "__iter__")
     ):

@@ -17,6 +17,7 @@ from mixnoise.features import (
     LabelledData,
     as_classes,
     as_codes,
+    check_width,
     features,
     labelled_rows,
     labelled_sets,
@@ -85,8 +86,8 @@ def linear_probe(
 
     Raises:
         ValueError: rows and labels of different lengths, an empty set, a single class, fewer than
-            ``labels_per_class`` rows of some class, features that are NaN or inf, or an argument
-            out of its range.
+            ``labels_per_class`` rows of some class, features that are NaN or inf or not as many in
+            ``test`` as in ``train``, or an argument out of its range.
         TypeError: data or features of the wrong kind, or test labels of another kind than those of
             ``train``.
         ImportError: "logistic" without scikit-learn.
@@ -180,6 +181,7 @@ def knn_probe(
     # all 1, and neighbours drawn by rounding.
     bank = unit_rows(features(encoder, x).double())
     queries = unit_rows(features(encoder, x_test).double())
+    check_width("test", queries, bank.shape[1])
     k, codes, predicted = min(k, len(bank)), torch.as_tensor(y, device="cpu"), []
     for block in queries.split(max(1, _KNN_SIMILARITIES // len(bank))):
         similarity = block @ bank.T
@@ -245,7 +247,9 @@ def _logistic_probe(
         used = used_test = np.union1d(used, used_test)
     h = h_test = features(encoder, x[used]).double().numpy()
     if x_test is not x:
-        h_test = features(encoder, x_test).double().numpy()
+        tested = features(encoder, x_test)
+        check_width("test", tested, h.shape[1])
+        h_test = tested.double().numpy()
     accuracies = []
     for chosen, held_out in splits:
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_LOGISTIC_ITERATIONS))

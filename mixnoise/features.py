@@ -28,7 +28,8 @@ def features(encoder: Encoder, x: Any, batch_size: int = 4096) -> Tensor:
 
     Raises:
         ValueError: no rows, or the encoder does not return one row of finite features for each.
-        TypeError: the encoder is neither a module nor a function, or does not return a tensor.
+        TypeError: the encoder is neither a module nor a function, or does not return a tensor of
+            real numbers.
     """
     x = as_rows("x", x)
     if x.ndim == 0 or x.shape[0] == 0:
@@ -77,6 +78,8 @@ def frozen(encoder: Encoder) -> Iterator[Encoder]:
         h = encoder(x.to(device, dtype if x.is_floating_point() else None))
         if not isinstance(h, Tensor):
             raise TypeError(f"encoder must return a tensor, got {type(h).__name__}")
+        if h.is_complex():
+            raise TypeError(f"encoder must return real features, got {h.dtype}")
         if h.ndim == 0 or len(h) != len(x) or h.numel() == 0:
             raise ValueError(
                 f"encoder must return one row of features for each of {len(x)} rows, got shape "
@@ -101,7 +104,11 @@ def labelled_rows(name: str, data: Any) -> tuple[Tensor, Any]:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise TypeError(f"{name} must be a pair (rows, labels), got {type(data).__name__}")
     x = as_rows(f"rows of {name}", data[0])
-    y = np.asarray(data[1].cpu() if isinstance(data[1], Tensor) else data[1])
+    y = data[1]
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        y = y.float() if y.is_floating_point() and y.itemsize < 4 else y  # numpy has no bfloat16
+    y = np.asarray(y)
     n_rows = x.shape[0] if x.ndim else 0
     if y.ndim != 1 or len(y) != n_rows or n_rows == 0:
         raise ValueError(
@@ -109,6 +116,15 @@ def labelled_rows(name: str, data: Any) -> tuple[Tensor, Any]:
             f"{tuple(x.shape)} and labels of shape {y.shape}"
         )
     return x, y
+
+
+def check_width(name: str, h: Tensor, width: int) -> None:
+    """Raises if the features of these rows are not as many as those of the first ones."""
+    if h.shape[1] != width:
+        raise ValueError(
+            f"features of {name} must be as many as the first of train have, {width}, got "
+            f"{h.shape[1]}"
+        )
 
 
 def as_classes(y: Any) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from mixnoise.batches import CPULoader
-from mixnoise.features import Encoder, as_classes, frozen, labelled_rows
+from mixnoise.features import Encoder, as_classes, check_width, frozen, labelled_rows
 from mixnoise.seeding import derive_seed, preserved_random_state, seed_globally
 
 # Divided by the root of the number of features: Adam moves every weight by as much.
@@ -44,8 +44,8 @@ def sgd_probe(
             n_test = sum(len(y) for _, y in _batches("test", test))
             classes, _ = as_classes(y.numpy())
             head = _fit_head(encode, train, torch.as_tensor(classes, device="cpu"), len(y))
-            n_right = 0
-            for h, y_test in _encoded("test", encode, test):
+            n_right, width = 0, head.get_parameter("1.weight").shape[1]
+            for h, y_test in _encoded("test", encode, test, width):
                 n_right += int(np.sum(classes[head(h).argmax(1).cpu()] == y_test.numpy()))
             accuracies.append(n_right / n_test)
     return accuracies, len(y)
@@ -91,10 +91,14 @@ def _steps(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
 
 
 def _encoded(
-    name: str, encode: Encoder, loader: DataLoader[Any]
+    name: str, encode: Encoder, loader: DataLoader[Any], width: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    encoded = ((encode(x), y) for x, y in _batches(name, loader))
-    return ((h if h.dtype == torch.float64 else h.float(), y) for h, y in encoded)
+    """Features and labels of each batch; all must be as wide as they are to be, or the first is."""
+    for x, y in _batches(name, loader):
+        h = encode(x)
+        width = width or h.shape[1]
+        check_width(name, h, width)
+        yield h if h.dtype == torch.float64 else h.float(), y
 
 
 def _batches(name: str, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
@@ -306,6 +307,13 @@ def test_rows_that_are_not_all_there():
     with pytest.raises(ValueError, match="data must have no masked values"):
         batches(masked)
     assert len(batches(np.ma.masked_greater(X.numpy(), 1e9))) == 4
+
+
+@pytest.mark.parametrize("form", ["csr_matrix", "csr_array", "coo_array"])
+def test_sparse_matrices_are_not_taken(form):
+    rows = getattr(scipy.sparse, form)(X.numpy())
+    with pytest.raises(TypeError, match=rf"data must be dense, got {form}; .*DACLEncoder takes"):
+        batches(rows)
 
 
 @pytest.mark.parametrize("kind", [torch.clone, torch.Tensor.numpy, TensorDataset])

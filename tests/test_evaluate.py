@@ -540,6 +540,27 @@ def test_labels_of_any_kind(probe, kind):
 
 
 @every_way
+@pytest.mark.parametrize("x_test", [SMALL[0][:, :3], torch.ones(60, 5)])
+def test_other_numbers_of_features(probe, x_test):
+    message = f"features of test must be as many as .* 4, got {x_test.shape[1]}"
+    with pytest.raises(ValueError, match=message):
+        probe(nn.Identity(), SMALL, (x_test, SMALL[1]))
+
+
+def test_batches_with_other_numbers_of_features(three_epochs):
+    batches = [(SMALL[0], SMALL[1]), (SMALL[0][:, :3], SMALL[1])]
+    with pytest.raises(ValueError, match=r"features of train must be as many as .* 4, got 3"):
+        linear_probe(nn.Identity(), DataLoader(batches, None), SMALL, classifier="sgd")
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_labels_of_any_tensor(probe):
+    (x, y), test = blobs(60), blobs(30, seed=1)
+    for labels in (y.bfloat16(), y.half(), y.double().requires_grad_()):
+        assert probe(nn.Identity(), (x, labels), test).accuracy == 1
+
+
+@every_way
 def test_classes_that_are_not_in_train_count_as_wrong(probe):
     x, y = blobs(90)
     unseen = y.clone()
@@ -711,6 +732,7 @@ def test_streams_that_run_dry():
         ("foo", TypeError, "encoder must be a module or a function of rows, got str"),
         (lambda x: (x, x), TypeError, "encoder must return a tensor, got tuple"),
         (lambda x: x.numpy(), TypeError, "encoder must return a tensor, got ndarray"),
+        (lambda x: x + 1j, TypeError, "encoder must return real features, got torch.complex64"),
         (lambda x: x[1:], ValueError, r"one row of features for each of 60 rows.*\(59, 4\)"),
         (lambda x: x.mean(), ValueError, r"one row of features.*shape \(\)"),
         (lambda x: x[:, :0], ValueError, r"one row of features.*\(60, 0\)"),
