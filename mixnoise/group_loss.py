@@ -74,7 +74,7 @@ def nt_xent_over_group(
 
 
 def _bits(number: float) -> int:
-    """Of NaN, too, which stands for a tensor, and equals itself then."""
+    """The float's bits as an integer, so that NaN, which stands for a tensor, equals itself."""
     return int.from_bytes(struct.pack("<d", number), "little", signed=True)
 
 

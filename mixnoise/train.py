@@ -42,7 +42,7 @@ _TIMES_A_RUN = 20
 
 @dataclass(frozen=True)
 class Run:
-    """What a pre-training left.
+    """The result of :func:`pretrain`.
 
     ``history`` has a row for each epoch: epoch, step, loss (mean), lr (last), seconds, and in some
     rows validation_loss, rankme, alignment, uniformity and knn_accuracy. ``run_dir`` is the folder,

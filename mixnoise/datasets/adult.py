@@ -37,6 +37,12 @@ def load_adult(validation: bool = False) -> Split:
 
     Raises:
         ValueError: a file is missing, truncated or altered.
+
+    Example:
+        >>> from mixnoise.datasets import load_adult
+        >>> split = load_adult()  # doctest: +SKIP
+        >>> split.x_train.shape, split.x_test.shape  # doctest: +SKIP
+        (torch.Size([32561, 6]), torch.Size([16281, 6]))
     """
     x_train, y_train = _numeric("train")
     x_test, y_test = _numeric("test")
@@ -54,6 +60,12 @@ def load_adult_table() -> tuple[dict[str, Any], Any]:
 
     Raises:
         ValueError: a file is missing, truncated or altered.
+
+    Example:
+        >>> from mixnoise.datasets import load_adult_table
+        >>> columns, labels = load_adult_table()  # doctest: +SKIP
+        >>> len(columns), len(labels)  # doctest: +SKIP
+        (14, 48842)
     """
     rows, labels = zip(_read("train"), _read("test"), strict=True)
     columns: dict[str, Any] = {}

@@ -44,6 +44,12 @@ def load_cifar10(validation: bool = False) -> Split:
     Raises:
         ValueError: a file is missing, truncated or altered.
         ImportError: JPEGs without Pillow.
+
+    Example:
+        >>> from mixnoise.datasets import load_cifar10
+        >>> split = load_cifar10()  # doctest: +SKIP
+        >>> split.x_train.shape, split.x_test.shape  # doctest: +SKIP
+        (torch.Size([50000, 3072]), torch.Size([10000, 3072]))
     """
     batches, archives = (next(folders(name)) for name in ("cifar-10-batches-py", "cifar10"))
     if first_that_exists([batches, archives], _HOW_TO_GET_10) == batches:
@@ -66,6 +72,12 @@ def load_cifar100(validation: bool = False) -> Split:
 
     Raises:
         ValueError: a file is missing, truncated or altered.
+
+    Example:
+        >>> from mixnoise.datasets import load_cifar100
+        >>> split = load_cifar100()  # doctest: +SKIP
+        >>> split.x_train.shape, split.x_test.shape  # doctest: +SKIP
+        (torch.Size([50000, 3072]), torch.Size([10000, 3072]))
     """
     folder = next(folders("cifar-100-python"))
     fine = {"labels": b"fine_labels", "how_to_get_it": _HOW_TO_GET_100}

@@ -15,6 +15,15 @@ def load_digits(validation: bool = False) -> Split:
     Args:
         validation: leave the test rows out altogether and put a quarter of the training rows in
             their place: what hyper-parameters are chosen on.
+
+    Raises:
+        ImportError: without scikit-learn.
+
+    Example:
+        >>> from mixnoise.datasets import load_digits
+        >>> split = load_digits()
+        >>> split.x_train.shape, split.x_test.shape
+        (torch.Size([1347, 64]), torch.Size([450, 64]))
     """
     from sklearn.datasets import load_digits
 

@@ -39,6 +39,12 @@ def load_fashion_mnist(validation: bool = False) -> Split:
 
     Raises:
         ValueError: a file is missing in the folder, truncated or altered, or cannot be downloaded.
+
+    Example:
+        >>> from mixnoise.datasets import load_fashion_mnist
+        >>> split = load_fashion_mnist()  # doctest: +SKIP
+        >>> split.x_train.shape, split.x_test.shape  # doctest: +SKIP
+        (torch.Size([60000, 784]), torch.Size([10000, 784]))
     """
     folder = next((f for f in folders("fashion-mnist") if f.is_dir()), None)
     if folder is None:

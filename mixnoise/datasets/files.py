@@ -25,13 +25,13 @@ def folders(name: str) -> Iterator[Path]:
 
 
 def not_downloaded(name: str, error: Exception) -> str:
-    """That a set was looked for in vain."""
+    """The message for a data set that is neither on disk nor downloadable."""
     places = " or ".join(map(str, folders(name)))
     return f"{places} is missing, and the set could not be downloaded ({error})"
 
 
 def first_that_exists(paths: list[Path], how_to_get_it: str) -> Path:
-    """Of paths in folders of the user's.
+    """The first of these paths that exists.
 
     Raises:
         ValueError: there is none.
@@ -61,7 +61,7 @@ def read_verified(path: Path, md5: str, how_to_get_it: str) -> bytes:
 
 
 def read_lines(path: Path, member: str, how_to_get_it: str) -> list[str]:
-    """Of a text file, or of a member of an archive that tar reads.
+    """The lines of a text file, or of a member of a tar archive.
 
     Raises:
         ValueError: it cannot be read.

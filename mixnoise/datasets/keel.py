@@ -37,6 +37,12 @@ def load_keel(name: str, validation: bool = False) -> Split:
 
     Raises:
         ValueError: a name that is none of these; a file that is missing, truncated or altered.
+
+    Example:
+        >>> from mixnoise.datasets import load_keel
+        >>> split = load_keel("letter")  # doctest: +SKIP
+        >>> split.x_train.shape, split.x_test.shape  # doctest: +SKIP
+        (torch.Size([15000, 16]), torch.Size([5000, 16]))
     """
     check_choice("name", name, tuple(_SIZES))
     n_rows, n_columns, n_classes = _SIZES[name]

@@ -23,7 +23,10 @@ class Split:
 def make_split(
     x_train: Any, y_train: Any, x_test: Any, y_test: Any, held_out: float | None
 ) -> Split:
-    """Of arrays. With ``held_out``, that share of the training rows stands for the test rows."""
+    """A Split of arrays.
+
+    With ``held_out``, that share of the training rows replaces the test rows.
+    """
     if held_out is not None:
         x_train, y_train, x_test, y_test = stratified(x_train, y_train, held_out, seed=1)
     x = [torch.as_tensor(part) for part in (x_train, x_test)]

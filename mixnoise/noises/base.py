@@ -29,6 +29,30 @@ class Noise(nn.Module):
 
     Noises do not look at train or eval mode, nor at the rank: two processes with the same seed
     make the same views.
+
+    Raises:
+        NotImplementedError: from ``sample`` or ``apply``, where a subclass has none.
+        AttributeError: from ``config``, if an argument is not kept in an attribute of its name.
+
+    Example:
+        >>> import torch
+        >>> from mixnoise import Noise
+        >>> class Jitter(Noise):
+        ...     def __init__(self, scale=0.1):
+        ...         super().__init__()
+        ...         self.scale = scale
+        ...     def sample(self, x, *, views=1, generator=None, seed=None):
+        ...         if seed is not None:
+        ...             generator = torch.Generator(x.device).manual_seed(int(seed))
+        ...         device = generator.device if generator else x.device
+        ...         return torch.randn(views, *x.shape, generator=generator, device=device).to(x)
+        ...     def apply(self, x, draw):
+        ...         return x + self.scale * draw
+        >>> noise = Jitter(scale=0.5)
+        >>> noise.views(torch.zeros(8, 3), seed=0).shape
+        torch.Size([2, 8, 3])
+        >>> noise.config()
+        {'name': '', 'scale': 0.5}
     """
 
     #: Version of this interface that the noise was written for.
