@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mixnoise.cli import app, main
+from mixnoise.cli.table_files import read_table
 from mixnoise.sklearn import DACLEncoder
-from mixnoise.tabular.files import read_table
 
 SCRIPT = str(Path(sys.executable).with_name("mixnoise"))
 QUICK = ("--epochs", "2", "--components", "16", "--batch-size", "64")

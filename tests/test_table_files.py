@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
-from mixnoise.tabular.files import read_table, write_table
+from mixnoise.cli.table_files import read_table, write_table
 from mixnoise.tabular.tables import FrameTable
 
 TEXT = "age,job,born\n30,baker,2020-01-02\n?, smith ,2021-03-04\n41.5,NA,\n"
@@ -152,7 +152,7 @@ def test_a_mistake_in_a_column_of_numbers(tmp_path):
     [("t.csv", "5"), ("t.parquet", "row 3"), ("t.npy", "row 3"), ("t.npz", "row 3")],
 )
 def test_infinite_numbers_are_told_with_their_place(tmp_path, monkeypatch, name, where):
-    monkeypatch.setattr("mixnoise.tabular.files._ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr("mixnoise.cli.table_files._ROWS_AT_A_TIME", 2)
     path, x = tmp_path / name, np.array([[1, 2], [3, 4], [np.inf, -np.inf], [5, np.nan]])
     frame = pl.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "text": ["inf", "a", "b", "c"]})
     {

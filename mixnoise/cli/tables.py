@@ -16,9 +16,9 @@ from mixnoise.cli.settings import Config
 from mixnoise.cli.text import print_table
 
 if TYPE_CHECKING:
+    from mixnoise.cli.table_files import TableFile
     from mixnoise.sklearn import DACLEncoder
     from mixnoise.tabular.columns import Columns
-    from mixnoise.tabular.files import TableFile
 
 ENCODER, TABLE, REPORT = "encoder.safetensors", "table.json", "report.html"
 
@@ -82,8 +82,8 @@ def pretrain(
     All but the label and what is left out is learned from; of a .npz it is the matrix. Types are
     found out and shown. Ctrl-C saves, and says how to go on.
     """
+    from mixnoise.cli.table_files import read_table
     from mixnoise.sklearn import DACLEncoder
-    from mixnoise.tabular.files import read_table
 
     run = run or Path("runs") / file.stem
     table = read_table(file)
@@ -161,7 +161,7 @@ def embed(
     config: Config = None,
 ) -> None:
     """Write the features of a table's rows, beside the columns that were not learned from."""
-    from mixnoise.tabular.files import check_output, read_table, write_table
+    from mixnoise.cli.table_files import check_output, read_table, write_table
 
     encoder, left_out = _load(run)
     table = read_table(file, _texts(encoder))
@@ -197,8 +197,8 @@ def probe(
     import numpy as np
     from torch import nn
 
+    from mixnoise.cli.table_files import read_table
     from mixnoise.evaluate import linear_probe
-    from mixnoise.tabular.files import read_table
 
     encoder, left_out = _load(run)
     table = read_table(file, _texts(encoder))

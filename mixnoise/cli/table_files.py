@@ -13,7 +13,7 @@ import numpy as np
 
 from mixnoise.atomic import replacing
 from mixnoise.batches import native
-from mixnoise.tabular.text import check_unique, read_text, rows_of_text
+from mixnoise.cli.csv_files import check_unique, read_text, rows_of_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FEATHER = (".feather", ".arrow", ".ipc")
