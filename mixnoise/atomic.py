@@ -10,11 +10,15 @@ from uuid import uuid4
 
 
 @contextmanager
-def replacing(path: Path, flushed: bool = False) -> Iterator[Path]:
+def replacing(path: Path, flushed: bool = False, new: bool = False) -> Iterator[Path]:
     """A path in the same folder and with the same suffix, whose file takes the place of ``path``.
 
-    It is another one for everybody who writes, so of several at a time the last one wins. Nothing
-    of it is left where an error is raised. The folder is made if it is missing.
+    It is another one for everybody who writes, so of several at a time the last one wins, or with
+    ``new`` the first one. Nothing of it is left where an error is raised. The folder is made if it
+    is missing.
+
+    Raises:
+        FileExistsError: it was to be new, and there is such a file now.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"part-{uuid4().hex[:8]}-{path.name}")
@@ -22,9 +26,24 @@ def replacing(path: Path, flushed: bool = False) -> Iterator[Path]:
         yield part
         if flushed:
             flush(part)
-        part.replace(path)
+        if new:
+            _appear(part, path)
+        else:
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _appear(part: Path, path: Path) -> None:
+    """A second name, which unlike another name is not given where somebody has it."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(f"{path} exists") from None
+        part.replace(path)
 
 
 def flush(path: Path) -> None:

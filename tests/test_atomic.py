@@ -1,5 +1,7 @@
 """Files that are whole or not there."""
 
+import os
+
 import pytest
 
 from mixnoise.atomic import replacing
@@ -39,3 +41,24 @@ def test_two_that_write_at_the_same_time(tmp_path):
             second.write_text("second")
         assert path.read_text() == "second"
     assert path.read_text() == "first, which is longer"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_the_place_of_none(links, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise PermissionError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a.json"
+    with replacing(path, new=True) as part:
+        part.write_text("first")
+
+    def write():
+        with replacing(path, new=True) as part:
+            part.write_text("second")
+
+    with pytest.raises(FileExistsError):
+        write()
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

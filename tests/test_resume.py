@@ -192,6 +192,22 @@ def test_another_temperature_is_another_run(then, now, message, tmp_path):
     pretrain(linear_model(then), X, run_dir=tmp_path, resume=True, **SHORT)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_runs_that_begin_at_once_one_has_the_folder(resume, monkeypatch, tmp_path):
+    looked = Checkpoints.remove_unfinished
+
+    def meet(checkpoints):
+        """Another run begins after this one has looked into the folder."""
+        monkeypatch.setattr(Checkpoints, "remove_unfinished", looked)
+        pretrain(linear_model(0.1), X, run_dir=tmp_path, **SHORT)
+
+    monkeypatch.setattr(Checkpoints, "remove_unfinished", meet)
+    with pytest.raises(ValueError, match=r"already holds a run: go on with resume=True, or name"):
+        pretrain(linear_model(0.5), X, run_dir=tmp_path, resume=resume, **SHORT)
+    assert json.loads((tmp_path / "config.json").read_text())["temperature"] == 0.1
+    assert not list(tmp_path.glob("part-*"))
+
+
 def test_other_numbers_of_rows_are_another_run(tmp_path):
     """Though they make as many steps."""
     pretrain(linear_model(), X, run_dir=tmp_path, **SHORT)

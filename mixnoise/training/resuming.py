@@ -45,6 +45,10 @@ def open_run(
 ) -> Path | None:
     """Returns the checkpoint to go on from, if any; writes the config of a new run."""
     former = folder.config()
+    taken = (
+        f"run_dir {str(folder.path)!r} already holds a run: go on with resume=True, or name "
+        "another folder"
+    )
     hint = ""
     if former is not None and folder.came_to_nothing:
         hint = (
@@ -53,10 +57,7 @@ def open_run(
         )
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if former is not None and not resume:
-        raise ValueError(
-            f"run_dir {str(folder.path)!r} already holds a run: go on with resume=True, or name "
-            f"another folder{hint}"
-        )
+        raise ValueError(f"{taken}{hint}")
     if former is not None:
         for key, value in jsonable(config).items():
             # What an older version did not write is not known, and nobody can be held to it.
@@ -81,7 +82,10 @@ def open_run(
         folder.checkpoints.remove_unfinished()
         now = _machine(accelerator.device)
         if former is None:
-            folder.write_config({**config, **now, "model": str(model).splitlines()})
+            try:
+                folder.write_config({**config, **now, "model": str(model).splitlines()})
+            except FileExistsError:  # it was begun at the same time as this one
+                raise ValueError(taken) from None
         elif changed := [
             f"{k} {former[k]}, now {v}" for k, v in now.items() if former.get(k, v) != v
         ]:

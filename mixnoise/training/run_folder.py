@@ -48,7 +48,12 @@ class RunFolder:
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
-        with replacing(self.path / "config.json", flushed=True) as part:
+        """Begins a run.
+
+        Raises:
+            FileExistsError: another one has begun in this folder.
+        """
+        with replacing(self.path / "config.json", flushed=True, new=True) as part:
             part.write_text(json.dumps(jsonable(config), indent=2) + "\n", encoding="utf-8")
         self.began = True
 
