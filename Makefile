@@ -6,6 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Images of containers often forbid Python to keep what it has compiled. The tests start some hundred
+# processes, which would each compile PyTorch's sources again: a quarter of the time.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-lowest lint docs bench bench-gpu clean
 
 # make demo DATA=fashion-mnist takes a quarter of an hour.
