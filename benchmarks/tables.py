@@ -249,7 +249,7 @@ def large_tables(result: dict[str, Any]) -> str:
 
 
 def estimator(result: dict[str, Any]) -> str:
-    """Of a data set: a line for each number of labels and classifier."""
+    """A data set's table: a line for each number of labels and classifier."""
     runs, rows = result["runs"], []
     for n in result["settings"]["labels"]:
         for classifier in runs[0][str(n)]:

@@ -293,7 +293,7 @@ def as_rows(name: str, x: Any) -> Tensor:
 
 
 def native(array: Any) -> Any:
-    """In the byte order and of the floating types that torch and Arrow have."""
+    """The array in a byte order and a floating type that torch and Arrow have."""
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         return array.astype(np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -139,7 +139,7 @@ def find_plugins() -> list[Plugin]:
 
 
 def _distributions_with_noises() -> Iterator[tuple[str, Distribution]]:
-    """Of ``importlib.metadata.distributions``, without its detours: nearly all have none.
+    """Those of ``importlib.metadata.distributions``, without its detours: nearly all have none.
 
     Of two with one name the first on the path is found: it is the one that can be imported.
     """

@@ -473,7 +473,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 
 def _plain(value: Any) -> Any:
-    """With Python's numbers for NumPy's, of which JSON knows nothing."""
+    """The same with Python's numbers for NumPy's, of which JSON knows nothing."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return value.item() if isinstance(value, np.generic) else value

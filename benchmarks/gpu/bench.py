@@ -64,7 +64,7 @@ class Bench:
         return 0 if self.smoke else secrets.randbits(31)
 
     def sized(self, work: Any) -> Any:
-        """Of a Problem or a Batch."""
+        """A Problem or a Batch, tiny in a smoke run."""
         return work.shrunk() if self.smoke else work
 
     def peer(self, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def matching(pattern: str, *, is_sweep: bool = False) -> list[Case]:
 
 
 def one_of_each_kind(cases: list[Case]) -> list[Case]:
-    """For a smoke run, in which all sizes are tiny and only the code is tried."""
+    """The cases of a smoke run, in which all sizes are tiny and only the code is tried."""
     found: dict[object, Case] = {}
     for case in cases:
         kind: object = case.name

@@ -34,7 +34,7 @@ def poison(device: torch.device, largest: int = 2**28) -> None:
 
 
 def relative_error(found: Tensor, true: Tensor, size: Tensor | None = None) -> float:
-    """Of the whole tensor; absolute where the truth is zero. NaN if anything found is NaN."""
+    """Error of the whole tensor; absolute where the truth is zero, NaN if anything found is NaN."""
     scale = torch.linalg.vector_norm(true if size is None else size)
     error = torch.linalg.vector_norm(found.double() - true)
     return (error / torch.where(scale > 0, scale, 1.0)).item()
@@ -122,7 +122,7 @@ def as_compiled(
     leaves: Sequence[Tensor],
     weights: Tensor,
 ) -> dict[str, Any]:
-    """Without a graph break, and with the bits of eager mode."""
+    """It compiles without a graph break, and gives the bits of eager mode."""
     torch.compiler.reset()
     backend = "aot_eager" if bench.smoke else "inductor"
     found = []

@@ -165,7 +165,7 @@ def large(bench: Bench, batch: Batch) -> dict[str, Any]:
 
 
 def linear_gradient(g: Tensor, draw: Draw, rows: Tensor) -> Tensor:
-    """Of some rows, from the gradient of one view."""
+    """The gradient of some rows, from that of one view."""
     c, total = draw.coef[0, :, None].double(), []
     for row in rows:
         drew = (draw.partner[0] == row).nonzero()[:, 0]

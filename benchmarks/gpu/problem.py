@@ -50,7 +50,7 @@ class Problem:
 
     @property
     def products(self) -> str:
-        """In what the products are taken, for names and tables."""
+        """What the products are taken in, for names and tables."""
         if self.dtype != torch.float32:
             return str(self.dtype).removeprefix("torch.")
         if self.precision != "auto":

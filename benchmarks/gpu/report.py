@@ -30,7 +30,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def best_of_sweep(result: dict[str, Any], few: int = 3) -> str:
-    """Of each group the fastest variants, and what is chosen now."""
+    """The fastest variants of each group, and what is chosen now."""
     groups: dict[str, list[tuple[float, str]]] = {}
     for case in result["cases"]:
         if case["status"] == "passed":
@@ -106,7 +106,7 @@ def _backward(case: dict[str, Any]) -> str:
 
 
 def _deviations(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """Of the views from their truth, the worst of each dtype."""
+    """How far views are from their truth: the worst of each dtype."""
     found = [case for case in cases if case.get("errors", {}).get("ulps") is not None]
     for dtype in sorted({case["dtype"] for case in found}):
         each = [case for case in found if case["dtype"] == dtype]

@@ -42,7 +42,7 @@ class CompiledPeer:
 
 
 def shares(bench: Bench, batch: Batch, x: Tensor, seconds: float) -> dict[str, Any]:
-    """Of the copy's rate, by the number of units."""
+    """Shares of the copy's rate, by the number of units."""
     cached, fetched = 1 + batch.views, 1 + 2 * batch.views
     cache = 0 if bench.smoke else torch.cuda.get_device_properties().L2_cache_size
     numbers = [cached] if batch.noise == "gaussian" else [cached, fetched]
@@ -56,7 +56,7 @@ def shares(bench: Bench, batch: Batch, x: Tensor, seconds: float) -> dict[str, A
 
 
 def alike(views: Tensor, theirs: Tensor, x: Tensor) -> bool:
-    """Of other random bits: the mean, and the share of elements that changed."""
+    """Whether views of other random bits have the same mean, and as many changed elements."""
     slack = 0.05 + 5 / views.numel() ** 0.5
     ours, other = (
         torch.stack([v.double().mean(), v.ne(x).double().mean()]) for v in (views, theirs)

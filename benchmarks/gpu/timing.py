@@ -54,7 +54,7 @@ def measure_once(run: Callable[[], object], device: torch.device) -> float:
 def device_seconds(
     run: Callable[[], object], device: torch.device, rounds: int = 5
 ) -> float | None:
-    """Of the kernels of one call, whatever the host takes to launch them."""
+    """Seconds of the kernels of one call, whatever the host takes to launch them."""
     if device.type != "cuda":
         return None
     run()

@@ -104,13 +104,13 @@ def folds(y: Any, seed: int) -> list[tuple[Any, Any]]:
 
 
 def inner_folds(y: Any, train: Any, seed: int) -> list[tuple[Any, Any]]:
-    """Of a fold's training graphs, for the choice of a setting."""
+    """Folds of a fold's training graphs, for the choice of a setting."""
     split = StratifiedKFold(_INNER_FOLDS, shuffle=True, random_state=seed).split(train, y[train])
     return [(train[fit], train[held_out]) for fit, held_out in split]
 
 
 def tuned(h: Any, y: Any, seed: int) -> tuple[list[float], list[float]]:
-    """In %, for each fold: accuracy on it, and what its training graphs foretold."""
+    """For each fold, in %: accuracy on it, and what its training graphs foretold."""
     tested, foretold = [], []
     for train, test in folds(y, seed):
         classifier = GridSearchCV(
@@ -133,7 +133,7 @@ def plain(h: Any, y: Any, seed: int) -> tuple[list[float], list[float]]:
 
 
 def plain_accuracy(h: Any, y: Any, split: list[tuple[Any, Any]], seed: int) -> list[float]:
-    """In %, of a layer for each pair of training and test graphs.
+    """Accuracies in %, of a layer for each pair of training and test graphs.
 
     All layers at once: Adam changes each number by its own gradients alone.
     """
@@ -156,7 +156,7 @@ def plain_accuracy(h: Any, y: Any, split: list[tuple[Any, Any]], seed: int) -> l
 
 
 def run(row: str, graphs: list[Data], size: Size, seed: int) -> dict[str, Any]:
-    """For each classifier and fold the accuracy of what the training graphs speak for."""
+    """The accuracy of what the training graphs speak for, for each classifier and fold."""
     y = torch.cat([g.y for g in graphs]).numpy()
     tried: list[dict[str, Any]] = []
     for setting in space(row):

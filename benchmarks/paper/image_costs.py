@@ -55,7 +55,7 @@ RUNS = [
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a network and one image: parameters, operations of a forward, bytes that are kept."""
+    """Parameters of a network; for one image, operations of a forward and bytes that are kept."""
 
     parameters: int
     operations: int

@@ -93,7 +93,7 @@ def _network(settings: dict[str, Any]) -> str:
 
 
 def _settings(row: str, chosen: list[Choice], network: str) -> str:
-    """In the order of the columns."""
+    """What was chosen for each column, in their order."""
     strength = "sigma" if "sigma" in chosen[0].noise else "alpha"
     found = {"layers": [_network(asdict(c)) for c in chosen]} if network == "best" else {}
     found[strength] = [str(c.noise[strength]) for c in chosen]

@@ -213,7 +213,7 @@ def search(table: Table, network: str) -> None:
 
 
 def best(table: Table, network: str, row: str, labels: int | None) -> Choice:
-    """Of those tried, with so many labels a class: the one of the highest accuracy.
+    """The choice of the highest accuracy with so many labels a class, among those tried.
 
     Raises:
         ValueError: some were not tried.
@@ -270,7 +270,7 @@ def random_features(n_columns: int, seed: int) -> nn.Module:
 
 
 def chosen(table: Table, network: str, row: str) -> list[Choice]:
-    """For a method, what is best for some number of labels; each once."""
+    """What is best for some number of labels, for a method; each once."""
     found: list[Choice] = []
     for labels in table.labels_per_class:
         choice = best(table, network, row, labels)
@@ -280,7 +280,7 @@ def chosen(table: Table, network: str, row: str) -> list[Choice]:
 
 
 def cells_of(table: Table, network: str, row: str) -> list[tuple[Cell, Experiment, Choice | None]]:
-    """Of a method, one for each choice; without pre-training, for each network of a choice."""
+    """A method's cells, one for each choice; without pre-training, one a network."""
     data = table.name
     common: dict[str, Any] = {
         "data": data,

@@ -12,7 +12,7 @@ LONGEST_ROW = 1024
 
 @dataclass(frozen=True)
 class Blocks:
-    """Of a kernel over pairs of rows."""
+    """How a kernel over pairs of rows cuts its work."""
 
     rows: int  # of a program
     columns: int  # that it takes at a time
@@ -138,20 +138,20 @@ def row_length(d: int) -> int:
 
 
 def rows_at_a_time(row_length: int) -> int:
-    """For kernels that look at each row on its own: some 2,048 elements a program."""
+    """Rows of a program that looks at each on its own: some 2,048 elements."""
     return max(1, min(16, 2048 // row_length))
 
 
 @lru_cache
 def triangle(operands: str, row_length: int, chip: Chip) -> Blocks:
-    """For the triangle: as many rows as columns."""
+    """The blocks of the triangle: as many rows as columns."""
     candidates = _up_to(row_length, _TRIANGLE[chip.instructions, operands])
     return _first_that_fits(candidates, operands, row_length, chip)
 
 
 @lru_cache
 def rows(operands: str, row_length: int, running: bool, chip: Chip) -> Blocks:
-    """For some rows against all columns, sums and gradient."""
+    """The blocks of some rows against all columns, for sums and gradient."""
     kind = chip.instructions, operands
     table = _ROWS[kind]
     if running and row_length <= max(_RUNNING.get(kind, [0])):

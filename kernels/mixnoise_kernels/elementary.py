@@ -19,7 +19,7 @@ LOG2_ZERO = tl.constexpr(-1e30)
 
 @triton.jit
 def log2(x, APPROXIMATE: tl.constexpr):
-    """Of float32 or float64; LOG2_ZERO of 0, NaN of what is below."""
+    """log2 of float32 or float64; LOG2_ZERO for 0, NaN for what is below."""
     if x.dtype == tl.float64:
         y = tl.log2(x)
     elif APPROXIMATE:
@@ -75,7 +75,7 @@ def normal_pair(radius_word, angle_word, APPROXIMATE: tl.constexpr):
 
 @triton.jit
 def _cosine_and_sine(turns):
-    """Of pi turns / 2^31, an int32."""
+    """cos and sin of pi turns / 2^31; turns is an int32."""
     quarter = (turns >> 30) + ((turns >> 29) & 1)
     x = (turns - (quarter << 30)).to(tl.float32) * (3.14159265 * 2.0**-31)
     z = x * x

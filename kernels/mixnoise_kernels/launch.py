@@ -19,7 +19,7 @@ _ALIGNMENT = 16  # of a pointer in bytes, and a number's divisor: what Triton co
 
 
 class _Launcher:
-    """Of one kernel."""
+    """Launches one kernel."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel

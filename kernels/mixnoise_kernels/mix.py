@@ -28,7 +28,7 @@ def block_of(n_columns: int) -> int:
 
 
 def rows_and_warps(block: int, element_bytes: int, function_of_each_row: bool) -> tuple[int, int]:
-    """Of a program: one row where each may have a function of its own, else some positions.
+    """Those of a program: one row where each may have a function of its own, else some positions.
 
     A thread has 16 bytes of each quarter: what is loaded and stored at once.
     """

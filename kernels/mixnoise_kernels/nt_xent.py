@@ -173,7 +173,7 @@ def weights(
     temperature: Temperature,
     dtype: torch.dtype,
 ) -> Weights:
-    """Of the losses' gradient ``(2 N,)`` and its largest magnitude, over all processes."""
+    """From the losses' gradient ``(2 N,)`` and its largest magnitude, over all processes."""
     n_padded = stats.shape[2]
     vectors = grad.new_empty(5, n_padded, dtype=torch.float32)
     scale = grad.new_empty((), dtype=torch.float32)
@@ -309,7 +309,7 @@ def backward(
 
 
 def temperature_gradient(along: Tensor, n: int, temperature: Temperature) -> Tensor:
-    """From gradient's last result, float64; empty if the temperature is a number."""
+    """float64, from the last result of ``gradient``; empty if the temperature is a number."""
     if temperature.tensor is None:
         return along.new_empty(0, dtype=torch.float64)
     return along[:, :n].sum(dtype=torch.float64) / (-2 * temperature.tensor.double())

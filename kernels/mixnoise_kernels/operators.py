@@ -18,7 +18,7 @@ _LIBRARY = torch.library.Library("mixnoise", "FRAGMENT")
 def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     """Makes a function an operator of PyTorch.
 
-    As ``torch.library.custom_op`` does, but for what that checks at every call: with few rows the
+    As ``torch.library.custom_op`` does, without what that checks at every call: with few rows the
     host's time is what counts.
     """
 

@@ -67,7 +67,7 @@ def rows_kernel(
     BLOCK_K: tl.constexpr,
     TERMS: tl.constexpr,
 ):
-    """The same sums for some of the rows over all columns: two exponentials for two rows."""
+    """The triangle's sums, of some of the rows over all columns: two exponentials for two rows."""
     t = temperature_of(temperature_ptr, temperature, FROM_TENSOR)
     if FROM_TENSOR:  # noqa: SIM102 - compiled away, with what is below
         # The host does not know which form it will be, and launches both.

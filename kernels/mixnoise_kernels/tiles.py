@@ -71,7 +71,7 @@ def split(x, DTYPE: tl.constexpr, TERMS: tl.constexpr):
 
 @triton.jit
 def sum_of_terms(terms):
-    """In float32, exact if they are all of a float32 number."""
+    """The sum in float32, exact if they are all terms of a float32 number."""
     total = terms[len(terms) - 1].to(tl.float32)
     for i in tl.static_range(1, len(terms)):
         total += terms[len(terms) - 1 - i].to(tl.float32)

@@ -44,7 +44,7 @@ def empty_unit(z: Tensor, n: int, precision: str) -> Tensor:
 
 
 def operands(unit: Tensor) -> str:
-    """What is multiplied, as blocks.py names it; what else stands for bfloat16 has its blocks."""
+    """What is multiplied, by the name in blocks.py; what stands for bfloat16 has its blocks."""
     terms = unit.shape[2]
     if terms > 1:
         return next(name for name, n in _TERMS.items() if n == terms)
@@ -77,7 +77,7 @@ class Temperature:
 
 
 def with_columns_side_by_side(z: Tensor) -> Tensor:
-    """With its columns side by side, as nearly always."""
+    """z itself, as nearly always, or a copy if its columns do not lie side by side."""
     return z if z.stride(1) == 1 else z.contiguous()
 
 

@@ -90,7 +90,7 @@ def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
 
 
 def leave_out(tile: Tensor, value: float, row: int, column: int, n: int) -> None:
-    """Where a row meets itself or its positive, of tile[0, 0] at ``row`` and ``column``.
+    """Write ``value`` where a row meets itself or its positive; tile[0, 0] is at (row, column).
 
     Both count through the two views, or both within one: positives are n apart.
     """
@@ -179,7 +179,7 @@ def number_or_tensor(
 
 
 def norm_of_rows(t: float | Tensor) -> float | Tensor:
-    """Of those that :func:`normalize` makes: so that the product of two is s_ik log2(e)."""
+    """The norm that :func:`normalize` gives rows, so that the product of two is s_ik log2(e)."""
     return (LOG2_E / t) ** 0.5
 
 

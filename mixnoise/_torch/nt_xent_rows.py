@@ -66,7 +66,7 @@ def forward(
 
 
 def _blocks(n: int, step: int) -> Iterator[tuple[int, slice]]:
-    """Of both views, as (view, rows)."""
+    """Blocks of rows of both views, as (view, rows)."""
     for view in range(2):
         for start in range(0, n, step):
             yield view, slice(start, min(start + step, n))

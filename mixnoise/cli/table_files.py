@@ -74,7 +74,7 @@ class TableFile:
         return self.columns[name] if name in self.columns else self.matrix[:, int(name[1:])]
 
     def is_text(self, name: str) -> bool:
-        """Of a column of a matrix, or beside it: no."""
+        """Whether a column holds text; one of a matrix, or beside it, does not."""
         import pyarrow as pa
 
         kind = getattr(self.column(name), "type", None)

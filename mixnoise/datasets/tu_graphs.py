@@ -155,7 +155,7 @@ def _check(name: str, graphs: list[Any], source: str) -> None:
 
 
 def _with_features(graphs: list[Any]) -> list[Any]:
-    """Of what was read: one-hot tags, a single one being the constant 1; labels from 0."""
+    """Tags become one-hot features, a single one the constant 1; labels count from 0."""
     tags = torch.cat([g.tag for g in graphs]).unique()
     classes = torch.cat([g.y for g in graphs]).unique()
     for graph in graphs:

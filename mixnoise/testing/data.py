@@ -41,7 +41,7 @@ class Rows:
 
 
 def _kinds(shape: tuple[int, ...]) -> list[Tensor]:
-    """From what most noises take to what few do."""
+    """Data of several dtypes, from what most noises take to what few do."""
     g = torch.Generator().manual_seed(20)
     normal = torch.randn(shape, generator=g, dtype=torch.float64, device="cpu")
     return [

@@ -117,7 +117,7 @@ def non_contiguous(subject: Subject) -> None:
 
 
 def _views_as_is(subject: Subject, x: Tensor) -> Tensor:
-    """Without the copy that ``subject.views`` makes, which would be contiguous."""
+    """The noise's views, without the copy that ``subject.views`` makes: it would be contiguous."""
     pin(0)
     draw = subject.noise.sample(x, views=2)
     pin(0)
