@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from mixnoise.training.resuming import processor
+
 
 def describe() -> dict[str, str | int]:
     """Processor, GPU, versions, date and commit, to stand beside every figure."""
     return {
-        "processor": _processor(),
+        "processor": processor(torch.device("cpu")),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -23,15 +25,6 @@ def describe() -> dict[str, str | int]:
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _gpu() -> dict[str, str | int]:

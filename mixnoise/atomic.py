@@ -35,7 +35,7 @@ def replacing(path: Path, flushed: bool = False, new: bool = False) -> Iterator[
 
 
 def _appear(part: Path, path: Path) -> None:
-    """A second name, which unlike another name is not given where somebody has it."""
+    """Gives part the name of path, unless it is taken: a link fails then, a rename does not."""
     try:
         os.link(part, path)
     except FileExistsError:

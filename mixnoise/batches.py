@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from mixnoise.checks import check_dense
 from mixnoise.seeding import derive_seed, preserved_random_state, seed_globally
 
 # Positional and keyword arguments of the model.
@@ -91,12 +91,15 @@ class Rows:
 class CPULoader(DataLoader[Any]):
     """torch's, which would draw its seed and its order on another default device, or fail there."""
 
+    # The base class promises an iterator of a class of torch's own.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        elsewhere = torch.get_default_device().type != "cpu"  # else it would cost time for nothing
-        with torch.device("cpu") if elsewhere else nullcontext():
+        return super().__iter__() if torch.get_default_device().type == "cpu" else self._on_cpu()
+
+    def _on_cpu(self) -> Iterator[Any]:
+        with torch.device("cpu"):
             batches = super().__iter__()
         while True:
-            with torch.device("cpu") if elsewhere else nullcontext():
+            with torch.device("cpu"):
                 batch = next(batches, _END)
             if batch is _END:
                 return
@@ -280,8 +283,7 @@ def _length(data: Any) -> int:
 def as_rows(name: str, x: Any) -> Tensor:
     """A tensor without its graph, an array or what becomes one as a tensor."""
     if isinstance(x, Tensor):
-        if x.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, got one with layout {x.layout}")
+        check_dense(name, x)
         return x.detach()  # the caller's gradients are not ours
     if np.ma.isMaskedArray(x) and np.ma.getmaskarray(x).any():
         raise ValueError(f"{name} must have no masked values: fill them")

@@ -36,7 +36,7 @@ def check_float(name: str, value: object, rule: str) -> float:
 def check_float_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    _check_dense(name, value)
+    check_dense(name, value)
     if value.dtype not in FLOAT_DTYPES:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
         raise TypeError(f"{name} must have one of the dtypes {allowed}, got {value.dtype}")
@@ -45,14 +45,14 @@ def check_float_tensor(name: str, value: object) -> None:
 def check_batch(name: str, x: object) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    _check_dense(name, x)
+    check_dense(name, x)
     if x.ndim == 0:
         raise ValueError(f"{name} must have shape (N, *features), got a 0-d tensor")
     if x.shape[0] == 0:
         raise ValueError(f"{name} must have at least one row, got an empty batch {tuple(x.shape)}")
 
 
-def _check_dense(name: str, x: Tensor) -> None:
+def check_dense(name: str, x: Tensor) -> None:
     if x.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested one; pad its rows")
     if x.layout != torch.strided:

@@ -88,8 +88,7 @@ def failing_together(group: dist.ProcessGroup) -> Iterator[None]:
     except Exception as error:  # whatever it is, it is told and goes on
         try:
             _exchange(_FAILED, (), group)
-        except Exception as lost:
-            # Another rank is gone, which must not hide what is wrong here.
+        except Exception as lost:  # a rank that is gone must not hide what is wrong here
             error.add_note(f"The other ranks could not be told of it: {lost}")
         raise
 

@@ -81,8 +81,8 @@ def check_site(site: HiddenSite | None, noise: Noise) -> None:
     inside = noise if isinstance(noise, Hidden) and noise.at is not None else None
     if inside is not (None if site is None else site.noise):
         raise RuntimeError(
-            "the model's noise was replaced by another, of which one mixes in the middle of the "
-            "encoder, where hooks are set when a model is made: make another DACL"
+            "the model's noise was replaced though the old one or the new one mixes in the middle "
+            "of the encoder, by a hook that is set when a model is made: make another DACL"
         )
 
 

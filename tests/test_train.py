@@ -286,7 +286,7 @@ def test_precision_and_nothing_left_behind(precision):
     assert not PartialState._shared_state
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="of a CPU")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU, which has fp16")
 @pytest.mark.parametrize("by_accelerate", [False, True])
 def test_a_cpu_has_no_fp16(by_accelerate, monkeypatch, tmp_path):
     from accelerate.state import AcceleratorState

@@ -203,8 +203,8 @@ def probe(
     encoder, left_out = _load(run)
     table = read_table(file, _texts(encoder))
     table.check_names("--label", [label])
-    assert encoder.columns_ is not None  # no file holds a sparse matrix
-    if label not in (*_unused(table, encoder, left_out), *encoder.columns_.dropped):
+    columns = _columns(encoder)
+    if label not in (*_unused(table, encoder, left_out), *columns.dropped):
         raise ValueError(
             f"--label: {label!r} was among the columns that were learned from, so that features "
             f"know it; pre-train with --label {label}"
@@ -214,7 +214,7 @@ def probe(
     known = np.array([value is not None and value == value for value in y.tolist()])
     if not known.all():
         typer.echo(f"{(~known).sum():,} rows without a label are left out")
-    raw, h = encoder.columns_.one_hot(encoder.matrix(X)), encoder.transform(X)
+    raw, h = columns.one_hot(encoder.matrix(X)), encoder.transform(X)
     sets = {
         "Raw columns": raw,
         "Network before training": encoder.untrained().transform(X),
@@ -287,9 +287,14 @@ def _load(run: Path) -> tuple[DACLEncoder, list[str]]:
 
 def _texts(encoder: DACLEncoder) -> list[str]:
     """Columns that were taken for categories since they held text."""
+    columns = _columns(encoder)
+    chosen = {columns.names[i] for i in columns.chosen}
+    return [c.name for c in columns.categories if c.name not in chosen]
+
+
+def _columns(encoder: DACLEncoder) -> Columns:
     assert encoder.columns_ is not None  # no file holds a sparse matrix
-    chosen = {encoder.columns_.names[i] for i in encoder.columns_.chosen}
-    return [c.name for c in encoder.columns_.categories if c.name not in chosen]
+    return encoder.columns_
 
 
 def _unused(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> list[str]:
@@ -304,8 +309,7 @@ def _inputs(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> Any:
     """The columns that the encoder was trained with, in their order."""
     import pyarrow as pa
 
-    assert encoder.columns_ is not None  # no file holds a sparse matrix
-    table.check_finite([number.name for number in encoder.columns_.numbers])
+    table.check_finite([number.name for number in _columns(encoder).numbers])
     names = getattr(encoder, "feature_names_in_", None)
     if names is None:
         return table.without(_unused(table, encoder, left_out))

@@ -110,12 +110,12 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "processor": _processor(device),
+        "processor": processor(device),
     }
 
 
-def _processor(device: torch.device) -> str:
-    """The GPU that trains, or the CPU."""
+def processor(device: torch.device) -> str:
+    """The name of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # of Linux, where platform knows none
