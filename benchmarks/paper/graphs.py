@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
@@ -34,7 +35,10 @@ from mixnoise import DACL, get_noise
 from mixnoise.datasets import load_tu_graphs
 from mixnoise.datasets.tu_graphs import NAMES
 
-UNTRAINED, INFOGRAPH, LINEAR, PLUS = ROWS = ("No pre-training", "InfoGraph", "DACL", "DACL+")
+UNTRAINED, BATCH_NORM, INFOGRAPH, LINEAR, PLUS = ROWS = (
+    *("No pre-training", "Batch norm alone"),
+    *("InfoGraph", "DACL", "DACL+"),
+)
 CLASSIFIERS = ("plain", "tuned")
 _LR = 1e-3
 _FOLDS = 10
@@ -56,7 +60,7 @@ SIZES = {name: Size(epochs=5) if name.startswith("REDDIT") else Size() for name 
 
 def space(row: str) -> list[dict[str, float]]:
     """Four settings for each method; InfoGraph has none of its own but the learning rate."""
-    if row == UNTRAINED:
+    if row in (UNTRAINED, BATCH_NORM):
         return [{}]
     if row == INFOGRAPH:
         return [{"lr": lr} for lr in (1e-4, 1e-3, 3e-3, 1e-2)]
@@ -67,10 +71,17 @@ def space(row: str) -> list[dict[str, float]]:
 def pretrained(
     row: str, setting: dict[str, float], graphs: list[Data], size: Size, seed: int
 ) -> GIN:
-    """The encoder; without pre-training, at the initial weights of the others."""
+    """The encoder; without pre-training, at the initial weights of the others.
+
+    With batch norm alone, those weights, and the statistics that pre-training would have taken.
+    """
     torch.manual_seed(seed)
     encoder = GIN(graphs[0].x.shape[1], size.width, size.depth)
     if row == UNTRAINED:
+        return encoder
+    loader = DataLoader(graphs, size.batch_size, shuffle=True)
+    if row == BATCH_NORM:
+        update_bn(loader, encoder)
         return encoder
     model: nn.Module
     if row == INFOGRAPH:
@@ -80,7 +91,6 @@ def pretrained(
         noise = get_noise("hidden", alpha=setting["alpha"], **mixed)
         model = DACL(encoder, projector(encoder.out_features), noise, setting["temperature"])
     optimizer = torch.optim.Adam(model.parameters(), lr=setting["lr"])
-    loader = DataLoader(graphs, size.batch_size, shuffle=True)
     for _ in range(size.epochs):
         for batch in loader:
             if batch.num_graphs < 2:

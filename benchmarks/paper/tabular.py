@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
 
 from benchmarks import cells
 from benchmarks.cells import Cell
@@ -38,8 +40,9 @@ from mixnoise.demo import (
 from mixnoise.features import features
 
 RANDOM = "Random features"  # of one untrained layer
+BATCH_NORM = "Batch norm alone"  # an untrained network's, with the statistics of its rows
 METHODS = ("Gaussian noise", "DACL", "DACL+")
-ROWS = (RAW, RANDOM, UNTRAINED, *METHODS, SUPERVISED)
+ROWS = (RAW, RANDOM, UNTRAINED, BATCH_NORM, *METHODS, SUPERVISED)
 _RANDOM_FEATURES = 4096
 # Searched once, on the validation split.
 _SEARCH_SEED = 100
@@ -269,6 +272,18 @@ def random_features(n_columns: int, seed: int) -> nn.Module:
     return nn.Sequential(nn.Linear(n_columns, _RANDOM_FEATURES), nn.ReLU())
 
 
+def batch_norm_alone(trained: Experiment, split: Split, seed: int) -> nn.Module:
+    """What pre-training does to a network of which it trains nothing.
+
+    Before it, batch norm neither shifts nor scales in evaluation; after it, by its statistics.
+    """
+    encoder = untrained(trained, split, seed)
+    batch_size = trained.pretrain["batch_size"]
+    rows: Any = torch.as_tensor(split.x_train)
+    update_bn(DataLoader(rows, batch_size, shuffle=True, drop_last=True), encoder)
+    return encoder
+
+
 def chosen(table: Table, network: str, row: str) -> list[Choice]:
     """What is best for some number of labels, for a method; each once."""
     found: list[Choice] = []
@@ -338,6 +353,8 @@ def run(
         encoder = random_features(split.x_train.shape[1], seed)
     elif row == UNTRAINED:
         encoder = untrained(trained, split, seed)
+    elif row == BATCH_NORM:
+        encoder = batch_norm_alone(trained, split, seed)
     return {"accuracy": probe(table, encoder, split, seed)}
 
 
