@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("torch_geometric", reason="the paper's tables need PyTorch Geometric")
 
@@ -122,6 +123,7 @@ def test_search_and_every_row(results, monkeypatch):
         "digits-raw-columns",
         "digits-random-features",
         "digits-no-pre-training-3x16",
+        "digits-batch-norm-alone-3x16",
         *chosen,
         "digits-full-supervised-3x16",
     }
@@ -158,6 +160,22 @@ def test_each_best_network_stands_beside_itself_untrained(results):
     assert untrained == {f"digits-no-pre-training-{n.depth}x{n.width}" for n in chosen}
     text = tables.tabular("digits", "best")
     assert all(f"| No pre-training ({n.depth} x {n.width}) |" in text for n in chosen)
+
+
+@pytest.mark.usefixtures("digits")
+def test_batch_norm_alone_is_the_untrained_network_with_statistics():
+    table = tabular.TABLES["digits"]
+    split, network = table.load(), tabular.Network(3, 16)
+    trained = tabular.experiment(table, network, tabular.pretraining(table, "paper"))
+    untrained = tabular.untrained(trained, split, 1)
+    found = tabular.batch_norm_alone(trained, split, 1)
+    for weight, other in zip(untrained.parameters(), found.parameters(), strict=True):
+        assert torch.equal(weight, other)
+    first = torch.nn.Sequential(*list(found)[:2]).eval()
+    mean, scale = (f(first(split.x_train), 0) for f in (torch.mean, torch.std))
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.2)
+    assert 0.8 < scale.median() < 1.2
+    assert torch.nn.Sequential(*list(untrained)[:2]).eval()(split.x_train).std(0).median() < 0.8
 
 
 @pytest.mark.usefixtures("digits")

@@ -221,7 +221,23 @@ def test_every_row_and_going_on(tmp_path, monkeypatch, capsys):
     assert again["plain"] == one["plain"]
     text = tables.graph_sets("plain")
     assert "| MUTAG (2 x 4, 1 epochs, 1 seeds) |" in text
-    assert "| as the paper has it | 81.7 | 86.7 | 85.3 |" in text
+    assert "| as the paper has it | 81.7 |  | 86.7 | 85.3 |  | +3.6 |  |  |  |" in text
+
+
+def test_batch_norm_alone_is_the_untrained_network_with_statistics():
+    some = [ring(3 + i % 5, i % 2) for i in range(40)]
+    for graph in some:
+        graph.x = torch.rand(graph.x.shape)
+    size = graphs.Size(width=4, depth=2, batch_size=len(some))
+    untrained = graphs.pretrained(graphs.UNTRAINED, {}, some, size, 1)
+    found = graphs.pretrained(graphs.BATCH_NORM, {}, some, size, 1)
+    for weight, other in zip(untrained.parameters(), found.parameters(), strict=True):
+        assert torch.equal(weight, other)
+    nodes = Batch.from_data_list(some)
+    kept = found.eval()(nodes)
+    # All graphs are one batch, so its own statistics are those kept; variance over n, or n - 1.
+    torch.testing.assert_close(kept, found.train()(nodes), rtol=0.05, atol=0.05)
+    assert not torch.allclose(untrained.eval()(nodes), kept, rtol=0.2)
 
 
 def test_a_zip_of_damaged_compression(zipped):

@@ -11,7 +11,6 @@ seeds that are missing when it is interrupted.
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +39,7 @@ UNTRAINED, BATCH_NORM, INFOGRAPH, LINEAR, PLUS = ROWS = (
     *("InfoGraph", "DACL", "DACL+"),
 )
 CLASSIFIERS = ("plain", "tuned")
-_LR = 1e-3
+_ALPHA = 0.9  # perhaps the paper's
 _FOLDS = 10
 _REGULARISATION = (0.01, 0.1, 1.0)  # C of the classifier
 _INNER_FOLDS = 5
@@ -64,8 +63,7 @@ def space(row: str) -> list[dict[str, float]]:
         return [{}]
     if row == INFOGRAPH:
         return [{"lr": lr} for lr in (1e-4, 1e-3, 3e-3, 1e-2)]
-    pairs = itertools.product((0.5, 0.9), (0.1, 1.0))
-    return [{"lr": _LR, "alpha": alpha, "temperature": t} for alpha, t in pairs]
+    return [{"lr": lr, "temperature": t} for lr in (1e-4, 1e-3) for t in (0.1, 1.0)]
 
 
 def pretrained(
@@ -88,7 +86,7 @@ def pretrained(
         model = InfoGraph(encoder)
     else:
         mixed = {"noise": "linear"} if row == LINEAR else {"noise": "dacl+", "low": "auto"}
-        noise = get_noise("hidden", alpha=setting["alpha"], **mixed)
+        noise = get_noise("hidden", alpha=_ALPHA, **mixed)
         model = DACL(encoder, projector(encoder.out_features), noise, setting["temperature"])
     optimizer = torch.optim.Adam(model.parameters(), lr=setting["lr"])
     for _ in range(size.epochs):
@@ -197,6 +195,8 @@ def cell(data: str, row: str, size: Size) -> Cell:
         "space": space(row),
         "chosen": "for each classifier, by its own cross-validation",
     }
+    if row in (LINEAR, PLUS):
+        settings["alpha"] = _ALPHA
     return Cell("paper/graphs", f"{data}-{size.depth}x{size.width}-{size.epochs}-{slug}", settings)
 
 
