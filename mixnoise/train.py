@@ -108,8 +108,9 @@ def pretrain(
         data: rows ``(N, *features)`` as a tensor or an array, N >= 2, kept on the device if they
             fit (floating-point values in the model's dtype); or a map-style dataset of samples; or
             a loader of batches with a length, used as it is (of several processes each takes its
-            share of a torch DataLoader; any other must yield each one its own). Of a batch that is
-            a tuple the model takes the first tensor; with "hidden" noise the encoder gets
+            share of a torch DataLoader; any other must yield each one its own, and there is a
+            RuntimeWarning if their first batches are equal). Of a batch that is a tuple the
+            model takes the first tensor; with "hidden" noise the encoder gets
             everything in the tuple or mapping. A last batch of a single row is dropped.
         epochs: passes over the data, >= 1.
         batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.

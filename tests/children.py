@@ -160,8 +160,8 @@ def count_down(n_events):
 class Batches:
     """Five batches, the same in each epoch; of the second process the third one is another."""
 
-    def __init__(self, third=None, n_batches=5):
-        self.batches = list(X.split(18))[:n_batches]
+    def __init__(self, rank=0, third=None, n_batches=5):
+        self.batches = [x[9 * rank : 9 * (rank + 1)] for x in X.split(18)][:n_batches]
         if third is not None:
             self.batches[2] = third(self.batches[2])
 
@@ -221,12 +221,14 @@ def faulty(folder, fault):
         data = X.clone()
         data[33] = torch.nan
     elif fault == "fewer":
-        data = Batches(n_batches=2 if second else 5)
+        data = Batches(second, n_batches=2 if second else 5)
     elif fault == "run_dir":
         settings = {"run_dir": Path(folder) / os.environ["RANK"], "resume": True, "trackers": ()}
     elif fault in ("columns", "dtype", "text"):
         change = {"columns": lambda x: x[:, :5], "dtype": torch.Tensor.double, "text": str}
-        data = Batches(change[fault] if second else None)
+        data = Batches(second, change[fault] if second else None)
+    elif fault == "same_rows":
+        data = Batches()
     if fault == "model":
         settings = {"run_dir": Path(folder) / "run", "trackers": ()}
     try:

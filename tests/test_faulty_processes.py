@@ -59,6 +59,18 @@ def test_both_raise(fault, first, second, forked, tmp_path):
         assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_the_same_rows_in_both(forked, tmp_path):
+    statuses, outputs = forked.run_ranks(
+        "faulty", tmp_path, folder=str(tmp_path), fault="same_rows"
+    )
+    assert statuses == [0, 0]
+    warning = (
+        "RuntimeWarning: batch 1 of epoch 1, step 0 has the same rows on rank 1 as on one before"
+    )
+    assert outputs[0].count(warning) == 1
+    assert outputs[1] == ""
+
+
 def test_different_checkpoints(forked, tmp_path):
     """Where each machine has a disk of its own."""
     statuses, outputs = forked.run_ranks("faulty", tmp_path, folder=str(tmp_path), fault="run_dir")

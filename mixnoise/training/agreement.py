@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Agreement:
         """
         state = _FAILED if error is not None else _ENDED if ended else _READY
         described = "" if x is None or state != _READY else _describe(x)
-        everyones = self._numbers([state, stop, _fingerprint(described)])
+        everyones = self._numbers([state, stop, _hash(described.encode())])
         states, stops, fingerprints = (list(column) for column in zip(*everyones, strict=True))
         if _FAILED in states:
             told = self._texts("" if error is None else f"{type(error).__name__}: {error}")
@@ -68,6 +69,12 @@ class Agreement:
             rule = f"rows of {where} must have one shape and dtype in all processes"
             return ValueError(f"{rule}, got {_by_rank(found)}"), False, False
         return None, ended, False
+
+    def repeated(self, x: Any) -> list[int]:
+        """Ranks whose rows are those of an earlier rank; none where they cannot be compared."""
+        dense = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested
+        words = [row[0] for row in self._numbers([_hash(_bytes(x)) if dense else -1])]
+        return [rank for rank, word in enumerate(words) if word != -1 and word in words[:rank]]
 
     def together(self, error: Exception | None, what: str) -> None:
         """Raise in every process if there is an error in one."""
@@ -118,8 +125,12 @@ def _describe(x: Any) -> str:
     return f"({', '.join(['N', *map(str, x.shape[1:])])}) {str(x.dtype).removeprefix('torch.')}"
 
 
-def _fingerprint(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1
 
 
 def _by_rank(found: dict[int, str]) -> str:

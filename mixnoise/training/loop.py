@@ -87,6 +87,7 @@ class Loop:
         self.unchecked = torch.empty(_LOSSES_AT_FIRST, device=self.accelerator.device)
         self.n_unchecked = 0
         self.stop = False  # what all processes have agreed on
+        self.rows_compared = False
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
         self.takes_anything = self.model.takes_anything
         self.is_main = self.accelerator.is_main_process
@@ -188,7 +189,21 @@ class Loop:
             error, ended, self.stop = self.agreement.before_step(
                 where, x, ended, error, self.termination.requested
             )
+            if error is None and not ended and not self.stop and not self.rows_compared:
+                self.rows_compared = True
+                self.compare_rows(where, x)
         return inputs, ended, error
+
+    def compare_rows(self, where: str, x: Any) -> None:
+        """Warns of processes that train on the same rows, which costs accuracy and is not seen."""
+        assert self.agreement is not None
+        repeated = self.agreement.repeated(x)
+        if repeated and self.is_main:
+            ranks = ", ".join(map(str, repeated))
+            warn(
+                f"{where} has the same rows on rank {ranks} as on one before: of a loader that is "
+                "not torch's DataLoader each process takes all, so it must yield each one its own"
+            )
 
     def take_step(self, module: Any, optimizer: Any, inputs: Inputs) -> None:
         accelerator, (args, kwargs) = self.accelerator, inputs
