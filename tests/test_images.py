@@ -141,7 +141,7 @@ def test_every_row_learns(few_images, capsys):
         assert made["settings"]["row"] == row
         (run,) = made["runs"]
         assert 5 < run["accuracy"] <= 100
-        if row == images.UNTRAINED:
+        if row in images.NOTHING_TRAINED:
             assert "epochs" not in made["settings"]
             continue
         assert len(run["losses"]) == 6
@@ -154,6 +154,11 @@ def test_every_row_learns(few_images, capsys):
     )
     accuracy = cell_of(few_images, images.PLUS)["runs"][0]["accuracy"]
     assert f"\n| DACL+ | {accuracy:.1f} | 83.8 | 52.7 |  |\n" in made
+    nothing, statistics = (
+        cell_of(few_images, row)["runs"][0]["accuracy"] for row in images.NOTHING_TRAINED
+    )
+    assert nothing != statistics
+    assert f"\n| Batch norm alone | {statistics:.1f} |  |  |  |\n" in made
     before = cell_of(few_images, images.SIMCLR)
     images.main([*SMALL, "--epochs", "6"])  # all is there
     assert cell_of(few_images, images.SIMCLR) == before
@@ -276,7 +281,7 @@ def two_processes(folder):
     images.load_cifar10 = lambda validation: some_images(128, 50)
     runs = str(Path(folder) / "runs")
     images.main(
-        [*SMALL, "--epochs", "2", "--rows", "No pre-training", "SimCLR+DACL", "--runs", runs]
+        [*SMALL, "--epochs", "2", "--rows", *images.NOTHING_TRAINED, "SimCLR+DACL", "--runs", runs]
     )
 
 
@@ -299,7 +304,7 @@ def test_two_processes(tmp_path):
     assert made["settings"]["processes"] == 2
     assert len(made["runs"]) == 1
     assert len(made["runs"][0]["losses"]) == 2
-    assert len(cell_of(tmp_path, images.UNTRAINED)["runs"]) == 1
+    assert all(len(cell_of(tmp_path, row)["runs"]) == 1 for row in images.NOTHING_TRAINED)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from kornia import augmentation
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Dataset, random_split
 
 from benchmarks.cells import Cell
@@ -31,10 +32,11 @@ from mixnoise import DACL, Noise, get_noise, linear_probe, pretrain
 from mixnoise.datasets import ImageFolder, load_cifar10, load_cifar100
 from mixnoise.features import features
 
-UNTRAINED, GAUSSIAN, LINEAR, PLUS, SIMCLR, BOTH = ROWS = (
-    *("No pre-training", "Gaussian noise", "DACL"),
+UNTRAINED, BATCH_NORM, GAUSSIAN, LINEAR, PLUS, SIMCLR, BOTH = ROWS = (
+    *("No pre-training", "Batch norm alone", "Gaussian noise", "DACL"),
     *("DACL+", "SimCLR", "SimCLR+DACL"),
 )
+NOTHING_TRAINED = UNTRAINED, BATCH_NORM
 PIXELS = {"cifar10": 32, "cifar100": 32, "imagenet": 224}
 _HELD_OUT = 0.1  # of ImageNet's training images, for --validation
 Images = Tensor | Dataset[Any]
@@ -144,7 +146,8 @@ def run(
     """Accuracy in %, and with pre-training what it took; accuracy from the first process alone."""
     images, train, test = data
     network, took = encoder(settings, seed), {}
-    if row != UNTRAINED:
+    num_workers = 0 if isinstance(images, Tensor) else os.cpu_count() or 1
+    if row not in NOTHING_TRAINED:
         made = pretrain(
             model(row, settings, network, compiled),
             images,
@@ -155,7 +158,7 @@ def run(
             weight_decay=settings.weight_decay,
             precision=settings.precision,
             seed=seed,
-            num_workers=0 if isinstance(images, Tensor) else os.cpu_count() or 1,
+            num_workers=num_workers,
             run_dir=f"{run_dir}-{seed}",
             resume=True,
             trackers=(),
@@ -165,7 +168,15 @@ def run(
     if rank() != 0:
         return {}
     # Also where nothing was trained; builds for CUDA name it where there is none, too.
-    network.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    network.to(device)
+    if row == BATCH_NORM:
+        given: Any = images
+        batch_size = min(settings.batch_size, len(given))
+        loader = DataLoader(
+            given, batch_size, shuffle=True, drop_last=True, num_workers=num_workers
+        )
+        update_bn(loader, network, device)
     if isinstance(images, Tensor):
         train, test = ((features(network, x, 512), y) for x, y in (train, test))
         found = linear_probe(nn.Identity(), train, test, seed=seed, classifier="sgd")
@@ -180,8 +191,9 @@ def slug(row: str) -> str:
 
 def cell(row: str, settings: Settings, folder: str) -> Cell:
     common = asdict(settings)
-    if row == UNTRAINED:  # of a network that nothing was done to
-        kept = ("data", "depth", "width", "images", "validation")
+    if row in NOTHING_TRAINED:
+        kept = ["data", "depth", "width", "images", "validation"]
+        kept += ["batch_size"] if row == BATCH_NORM else []
         common = {name: common[name] for name in kept}
     size = f"{settings.depth}x{settings.width:g}"
     return Cell(f"paper/{folder}", f"{settings.data}-{size}-{slug(row)}", {**common, "row": row})
