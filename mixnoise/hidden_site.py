@@ -51,9 +51,18 @@ class HiddenSite:
             raise ValueError(
                 f"the submodule {self.noise.at!r} must run exactly once a step, it was seen to run "
                 f"{self.n_calls} times; if the encoder was compiled before DACL was made, its "
-                "hooks are ignored: compile it, or the whole model, afterwards"
+                "hooks are ignored: compile it, or the whole model, afterwards; if the encoder or "
+                "the submodule was replaced, make another DACL"
             )
         check_rows("encoder", h, 2 * self.n_rows)
+        # Of sequences whose first dimension is time there, samples at one end and time steps at the
+        # other can be as many.
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].shape[:1] == h.shape[:1]:
+            raise ValueError(
+                f"the output of submodule {self.noise.at!r} must have one row per sample in its "
+                f"first dimension, it has {self.n_rows}, and the encoder made of {len(inputs[0])} "
+                "rows no more of them than it got; is time the first dimension there?"
+            )
         return h
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
@@ -98,9 +107,10 @@ def two_views(
     if not isinstance(views, Tensor):
         raise TypeError(f"noise {noise.name!r} must make a tensor, got {type(views).__name__}")
     # Two views of other rows, or more of them, would be cut into pairs of strangers.
-    if views.ndim < 2 or views.shape[:2] != (2, len(x)):
+    n_rows = x.shape[0]  # len(x) would be a number, and torch.export fix it
+    if views.ndim < 2 or views.shape[:2] != (2, n_rows):
         raise ValueError(
-            f"noise {noise.name!r} must make two views of each row, (2, {len(x)}, ...), got "
+            f"noise {noise.name!r} must make two views of each row, (2, {n_rows}, ...), got "
             f"{tuple(views.shape)}; a draw of your own needs views=2"
         )
     return views.flatten(0, 1)

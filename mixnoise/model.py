@@ -37,7 +37,8 @@ class DACL(nn.Module):
             The losses of several noises on the same batch are added, as in SimCLR+DACL. Each makes
             two views of its own, which the encoder sees apart from those of the others: the sum is
             that of the losses of models with one noise each, batch norm included.
-        temperature: a number > 0, or a 0-d tensor; a ``nn.Parameter`` is learned.
+        temperature: a number > 0, or a 0-d tensor; a ``nn.Parameter`` is learned. If it changes
+            during training, a tensor: ``torch.compile`` compiles for each number anew.
         gather: contrast each row with those of all processes, not only of its own. Partners of
             mixing stay in the process. The loss is scaled such that the mean over processes, which
             ``DistributedDataParallel`` takes of gradients, is that of one process with all rows;
@@ -166,6 +167,11 @@ class DACL(nn.Module):
 
     def _draws(self, draw: Any) -> Sequence[Any]:
         """One for each noise; None: to be drawn."""
+        if len(self.noises) != len(self._sites):
+            raise RuntimeError(
+                f"the model was made with {len(self._sites)} noises and has {len(self.noises)} "
+                "now: make another DACL"
+            )
         if isinstance(self.noise, Noise):
             return [draw]
         n = len(self.noises)
@@ -205,7 +211,8 @@ class DACL(nn.Module):
                     "'hidden' noise takes any input"
                 )
             h, rest = two_views(noise, inputs[0], "x", generator, draw), self._encode_and_project
-        z1, z2 = in_micro_batches(rest, (h,), micro_batch).chunk(2)
+        z = in_micro_batches(rest, (h,), micro_batch)
+        z1, z2 = z.unflatten(0, (2, -1)).unbind(0)  # chunk would fix N in torch.export
         return z1, z2
 
     def _encode_and_project(self, x: Tensor) -> Tensor:

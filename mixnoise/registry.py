@@ -208,10 +208,10 @@ def register_noise(name: str) -> Callable[[F], F]:
         ...         if seed is not None:
         ...             generator = torch.Generator(x.device).manual_seed(int(seed))
         ...         device = generator.device if generator else x.device
-        ...         flip = torch.rand(views, len(x), generator=generator, device=device) < 0.5
-        ...         return flip.to(x.device)
+        ...         size = views, len(x), *[1] * (x.ndim - 1)
+        ...         return 1 - 2 * torch.randint(2, size, generator=generator, device=device)
         ...     def apply(self, x, draw):
-        ...         return torch.where(draw[..., None], x.flip(-1), x)
+        ...         return x * draw.to(x)
         >>> get_noise("flip").views(torch.randn(8, 3)).shape
         torch.Size([2, 8, 3])
     """
@@ -245,7 +245,8 @@ def _check_free(name: str) -> None:
 
 def _unknown_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=3)
+    by_lower = {each.lower(): each for each in known}
+    close = [by_lower[c] for c in difflib.get_close_matches(name.lower(), by_lower, n=3)]
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     disabled = " (plugins are turned off by MIXNOISE_DISABLE_PLUGINS)" if are_disabled() else ""
     return f"unknown noise {name!r}; {hint}known: {', '.join(known)}{disabled}"

@@ -272,7 +272,9 @@ class ConfigOfOtherValue(Jitter):
 
 @breaks("config")
 class NameOfAnother(type(get_noise("linear"))):
-    """Inherits a registered name, so that its config rebuilds the other noise."""
+    """Says that it is a registered one, which its config rebuilds instead."""
+
+    name = "linear"
 
 
 @breaks("pickling")

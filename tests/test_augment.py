@@ -117,6 +117,15 @@ def test_transforms_that_lose_rows(transform, error, message):
         get_noise("augment", transform=transform).views(X)
 
 
+def test_train_and_eval_mode_do_not_matter():
+    x, noise = torch.randn(8, 6), get_noise("augment", transform=nn.Dropout(0.5))
+    expected = noise.views(x, seed=0)
+    model = DACL(nn.Linear(6, 4), nn.Identity(), noise).eval()
+    assert not noise.training
+    assert torch.equal(model.noise.views(x, seed=0), expected)
+    assert not torch.equal(expected[0], x)
+
+
 def test_misuse():
     with pytest.raises(TypeError, match="transform must be a function or a module, got str"):
         get_noise("augment", transform="flip")

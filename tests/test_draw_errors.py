@@ -148,6 +148,22 @@ def test_partners_that_are_no_rows(mix, row):
 
 
 @ON_THE_CPU
+@pytest.mark.parametrize("share", [-0.5, 1.5, float("nan"), float("inf")])
+def test_shares_beyond_0_and_1(mix, share):
+    """They would leave the data's range; NaN would keep every row of binary mixing."""
+    draw = plus_draw()
+    draw.kind[:] = torch.tensor([0, 1, 2, 0])
+    draw.coef[1, 2] = share
+    for each in (draw, *(replace(draw, kind=None, function=name) for name in FUNCTIONS[:3])):
+        with raises(ValueError, f"draw.coef must be in [0, 1], got {share}"):
+            mix(data(), each)
+    draw.kind[2] = FUNCTIONS.index("gaussian")
+    draw.coef[1, 2] = 1.5  # a standard deviation
+    assert mix(data(), draw).isfinite().all()
+    assert mix(data(), replace(draw, kind=None, function="gaussian")).isfinite().all()
+
+
+@ON_THE_CPU
 def test_kinds_that_are_no_functions(mix):
     """Never memory that nothing was written to."""
     draw = plus_draw()

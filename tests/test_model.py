@@ -330,6 +330,46 @@ def test_initialising_weights_walks_through_the_noise():
     seen = []
     dacl.apply(seen.append)
     assert {dacl, dacl.encoder, dacl.noise, dacl.noise.noise} <= set(seen)
+    seen.clear()
+    dacl.noise.noise.apply(fn=seen.append)
+    assert seen == [dacl.noise.noise]
+
+
+class TimeFirst(nn.Module):
+    """Of (N, T, 10): its submodule's rows are steps of time."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(10, 16)
+
+    def forward(self, x):
+        return self.inner(x.transpose(0, 1)).mean(0)
+
+
+@pytest.mark.parametrize("steps", [12, 11])
+def test_rows_that_are_steps_of_time_are_not_paired(steps):
+    """24 samples are two views of 12 steps, and would pass for them."""
+    dacl = DACL(TimeFirst(), nn.Identity(), get_noise("hidden", at="inner"))
+    expected = "is time the first dimension there" if steps == 12 else "one row per sample and view"
+    with pytest.raises(ValueError, match=expected):
+        dacl(torch.randn(24, steps, 10))
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_export_with_any_number_of_rows(noise):
+    dacl = model(noise()).eval()
+    rows = {0: torch.export.Dim("n", min=2)}
+    exported = torch.export.export(dacl, (X,), dynamic_shapes={"inputs": (rows,)}).module()
+    for x in (X, X[:7]):
+        assert exported(x).isfinite()
+
+
+@pytest.mark.parametrize("change", [lambda n: n.append(get_noise("gaussian")), lambda n: n.pop(0)])
+def test_noises_that_come_or_go_need_another_model(change):
+    dacl = model([get_noise("linear"), get_noise("gaussian")], weights=[1.0, 2.0])
+    change(dacl.noise)
+    with pytest.raises(RuntimeError, match=r"made with 2 noises and has [13] now: make another"):
+        dacl(X)
 
 
 def test_threads_that_mix_at_one_site_are_told_so():

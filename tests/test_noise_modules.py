@@ -159,6 +159,34 @@ def test_a_tensor_low_moves_with_the_module_but_is_no_state():
     assert noise.to("meta").low.device.type == "meta"
 
 
+def test_a_tensor_low_is_not_rounded_with_the_model():
+    """The data's smallest values would be below it."""
+    low = torch.tensor([-0.1, -0.3, -0.7])
+    noise = get_noise("geometric", low=low)
+    x = torch.stack((low, torch.ones(3)))
+    expected = noise(x, seed=0)
+    assert torch.equal(noise.to(torch.bfloat16).float()(x, seed=0), expected)
+    assert torch.equal(noise.to_empty(device="cpu")(x, seed=0), expected)
+    with torch.device("meta"):
+        get_noise("geometric", low=torch.zeros(3))
+
+
+def test_a_subclass_is_not_rebuilt_as_its_base():
+    class Renamed(type(get_noise("linear"))):
+        pass
+
+    assert Renamed().config() == {"name": "", "alpha": 0.7, "granularity": "sample"}
+
+
+def test_a_step_with_a_seed_compiles_once():
+    noise, x = get_noise("linear"), torch.randn(16, 6)
+    compiled = torch.compile(
+        lambda seed: noise.views(x, 2, seed=seed), fullgraph=True, backend="aot_eager"
+    )
+    for seed in (0, 1, -5, 2**62):
+        assert torch.equal(compiled(seed), noise.views(x, 2, seed=seed))
+
+
 def test_repr_names_class_and_arguments():
     assert repr(get_noise("linear", alpha=0.25)) == (
         "Linear(name='linear', alpha=0.25, granularity='sample')"

@@ -61,6 +61,7 @@ def test_defaults():
     [
         ("liner", "did you mean 'linear'\\?"),
         ("Gaussian", "did you mean 'gaussian'\\?"),
+        ("LINEAR", "did you mean 'linear' or"),
         ("dacl", "did you mean 'dacl\\+'\\?"),
         ("geometrical", "did you mean 'geometric'\\?"),
     ],

@@ -2,9 +2,12 @@
 
 import ast
 import copy
+import doctest
 import inspect
 import json
 import random
+import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 import torch
 from broken_noises import BROKEN, Columns, Crashes, InARow, Jitter, Learned, Mix, RefusesAll, Tokens
 
-from mixnoise import get_noise, register_noise, registry
+from mixnoise import Noise, get_noise, register_noise, registry
 from mixnoise.testing import (
     Report,
     Result,
@@ -462,6 +465,28 @@ def test_outcomes_under_pytest(pytester, monkeypatch):
 def test_arguments_that_equal_nothing(value):
     """Not even themselves, or not by a truth value."""
     report = check_noise(Filled(fill=value))
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("hole", [float("nan"), float("inf")])
+def test_missing_values_are_the_callers(hole):
+    x = torch.randn(32, 4)
+    x[5, 3] = x[20, 1] = hole
+    for name in ("linear", "dacl+"):
+        report = check_noise(name, x=x)
+        assert report.passed, report
+
+
+@pytest.mark.parametrize("documented", [Noise, register_noise])
+def test_noises_of_docstrings_pass(documented, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    (example,) = doctest.DocTestFinder(recurse=False).find(documented)
+    module = types.ModuleType("of_a_docstring")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # for pickle
+    example.globs = names = vars(module)
+    doctest.DocTestRunner().run(example, clear_globs=False)
+    (noise,) = (n for n in names.values() if isinstance(n, type) and n is not Noise)
+    report = check_noise(noise())
     assert report.passed, report
 
 

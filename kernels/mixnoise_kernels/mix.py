@@ -48,13 +48,14 @@ def mix(
 ) -> Tensor:
     """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``.
 
-    A partner or kind that does not exist gives NaN (or zeros, where bits are selected), on the CPU
-    an error: on a GPU, looking would wait for it.
+    A partner or kind that does not exist gives NaN (or zeros, where bits are selected), a share
+    beyond [0, 1] what it gives; on the CPU an error: on a GPU, looking would wait for it.
     """
     if x.is_cpu:
         _check("partner", "a row in", partner, x.shape[0] - 1)
         if kind is not None:
             _check("kind", "in", kind, len(FUNCTIONS) - 1)
+        _check_shares(coef, kind, function)
     views = x.new_empty(partner.shape[0], *x.shape)
     if kind is None and function == "binary":
         # A swap of bits, whatever they mean.
@@ -71,6 +72,18 @@ def _check(name: str, rule: str, values: Tensor, largest: int) -> None:
         wrong = ends[0] if ends[0] < 0 else ends[1]
         if wrong < 0 or wrong > largest:
             raise ValueError(f"draw.{name} must be {rule} 0..{largest}, got {wrong}")
+
+
+def _check_shares(coef: Tensor, kind: Tensor | None, function: str) -> None:
+    """But for Gaussian rows, whose coef is a standard deviation."""
+    if kind is not None:
+        coef = coef.masked_fill(kind == FUNCTIONS.index("gaussian"), 1)
+    elif function == "gaussian":
+        return
+    if coef.numel():
+        low, high = (float(value) for value in coef.aminmax())  # NaN if there is one
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"draw.coef must be in [0, 1], got {high if low >= 0 else low}")
 
 
 def _launch(

@@ -82,7 +82,8 @@ def mix(
 ) -> Tensor:
     """Views ``(V, N, F)`` of x ``(N, F)``; low is None, 0-d or ``(F,)``."""
     n_views, (n_rows, n_columns) = partner.shape[0], x.shape
-    _check_partners(partner, n_rows)
+    if x.is_cpu:  # elsewhere looking would wait for the device
+        _check_draw(partner, coef, kind, function, n_rows)
     if function == "linear" and kind is None and _embedding_bag_is_faster(x):
         out = _sums_of_pairs(x, torch.arange(n_rows), partner, coef)
         _restore_unmixed(out, x, coef, None)
@@ -98,7 +99,7 @@ def mix(
         if name == "geometric":
             _mix_geometric(x, partner, coef, rows, low, out)
             continue
-        for block in _row_blocks(rows, n_rows, n_columns):
+        for block in _row_blocks(rows, n_rows, bits.n_columns):
             own = _take(x, block)
             for v in range(n_views):
                 c = coef[v, block, None]
@@ -196,13 +197,23 @@ def _mix_geometric(
     _restore_unmixed(out, x, coef, rows)
 
 
-def _check_partners(partner: Tensor, n_rows: int) -> None:
-    """On the CPU; elsewhere looking would wait for the device."""
-    if partner.is_cpu and partner.numel():
-        smallest, largest = (int(value) for value in partner.aminmax())
-        if smallest < 0 or largest >= n_rows:
-            worst = smallest if smallest < 0 else largest
-            raise ValueError(f"draw.partner must be a row in 0..{n_rows - 1}, got {worst}")
+def _check_draw(
+    partner: Tensor, coef: Tensor, kind: Tensor | None, function: str, n_rows: int
+) -> None:
+    if partner.numel() == 0:
+        return
+    smallest, largest = (int(value) for value in partner.aminmax())
+    if smallest < 0 or largest >= n_rows:
+        worst = smallest if smallest < 0 else largest
+        raise ValueError(f"draw.partner must be a row in 0..{n_rows - 1}, got {worst}")
+    gaussian = FUNCTIONS.index("gaussian")  # whose coef is a standard deviation
+    if kind is not None:
+        coef = coef.masked_fill(kind == gaussian, 1)
+    elif function == "gaussian":
+        return
+    low, high = (float(value) for value in coef.aminmax())  # NaN if there is one
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"draw.coef must be in [0, 1], got {high if low >= 0 else low}")
 
 
 def _restore_unmixed(views: Tensor, x: Tensor, coef: Tensor, rows: Tensor | None) -> None:

@@ -30,12 +30,15 @@ class Augment(Noise):
     and random: they are seeded for it by the draw, and are afterwards as they were. So views depend
     on the seed alone, but on another device a transform may draw other numbers.
 
+    Those generators are the process's: threads that augment at once disturb one another.
+
     Under ``torch.compile`` the transform runs between the graphs of what comes before and after,
     since global generators cannot be traced; so ``fullgraph=True`` is not possible.
 
     Args:
         transform: from rows ``(N, *features)`` to as many rows, of any shape; an ``nn.Module``
-            moves with the noise. It gets a copy, all views one below the other, and may change it.
+            moves with the noise, and stays in the mode, training or evaluation, in which it was
+            given. It gets a copy, all views one below the other, and may change it.
 
     Raises:
         TypeError, ValueError: the transform is not callable; from ``apply``, if it does not return
@@ -61,6 +64,11 @@ class Augment(Noise):
                 f"transform must be a function or a module, got {type(transform).__name__}"
             )
         self.transform = transform
+
+    def train(self, mode: bool = True) -> Augment:
+        """The transform stays as it was given: noise belongs to the method, not to a phase."""
+        self.training = mode
+        return self
 
     @torch.compiler.disable
     def sample(

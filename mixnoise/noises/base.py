@@ -45,9 +45,9 @@ class Noise(nn.Module):
         ...         if seed is not None:
         ...             generator = torch.Generator(x.device).manual_seed(int(seed))
         ...         device = generator.device if generator else x.device
-        ...         return torch.randn(views, *x.shape, generator=generator, device=device).to(x)
+        ...         return torch.randn(views, *x.shape, generator=generator, device=device)
         ...     def apply(self, x, draw):
-        ...         return x + self.scale * draw
+        ...         return x + (self.scale * draw).to(x)
         >>> noise = Jitter(scale=0.5)
         >>> noise.views(torch.zeros(8, 3), seed=0).shape
         torch.Size([2, 8, 3])
@@ -68,6 +68,9 @@ class Noise(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # What is registered is the base, so its name would rebuild another noise.
+        if "name" not in cls.__dict__:
+            cls.name = ""
         # nn.Module.apply(fn) walks all submodules to initialise weights. Our apply(x, draw) hides
         # it, so a call with a function alone still has to go there, or model.apply(fn) breaks on
         # every model that contains a noise.
@@ -76,8 +79,9 @@ class Noise(nn.Module):
 
             @functools.wraps(own)
             def apply(self: Noise, *args: Any, **kwargs: Any) -> Any:
-                if len(args) == 1 and not kwargs and callable(args[0]):
-                    return nn.Module.apply(self, args[0])
+                given = (*args, *kwargs.values())
+                if len(given) == 1 and callable(given[0]):
+                    return nn.Module.apply(self, given[0])
                 return own(self, *args, **kwargs)
 
             cls.apply = apply  # type: ignore[method-assign]
@@ -206,7 +210,7 @@ def seed_tensor(
                 f"{tuple(seed.shape)}"
             )
         return seed.detach().to(device, copy=True)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer or a 0-d int64 tensor, got {seed!r}")
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must be in [-2^63, 2^63), got {seed}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class GeometricLow(Mixup):
         elif isinstance(low, Tensor):
             if low.is_complex():
                 raise TypeError(f"low must be real, got a tensor of {low.dtype}")
-            if not low.isfinite().all():
+            if not low.is_meta and not low.isfinite().all():
                 raise ValueError("low must be finite, got a tensor with NaN or inf")
         elif not math.isfinite(check_float("low", low, "'auto', a finite number or a tensor")):
             raise ValueError(f"low must be 'auto', a finite number or a tensor, got {low}")
@@ -51,6 +52,15 @@ class GeometricLow(Mixup):
         self.check_data(x)
         low = self._low(x.detach())
         return replace(super().sample(x, views=views, generator=generator, seed=seed), low=low)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> GeometricLow:
+        """Casts and moves: low goes with the model but keeps its dtype and values, since rounded it
+        may be above the data."""
+        kept = self.low
+        super()._apply(fn, recurse)
+        if isinstance(kept, Tensor) and not kept.is_meta:
+            self.low = kept.to(self.low.device)
+        return self
 
     def _low(self, x: Tensor) -> Tensor | None:
         if isinstance(self.low, str):

@@ -25,7 +25,8 @@ class Hidden(Noise):
     Args:
         noise: the inner noise, by name, as an object or as what its ``config`` gives.
         at: None mixes the encoder's output (as the paper does for graphs); the name of a submodule
-            of the encoder mixes that submodule's output.
+            of the encoder mixes that submodule's output, whose first dimension must be that of the
+            samples.
         **kwargs: passed to the inner noise if it is given by name.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,13 @@ def equal(a: Any, b: Any) -> bool:
         return bool(a == b) or bool(a != a and b != b)
     except (RuntimeError, ValueError):  # it holds tensors or arrays, whose == is no truth value
         return type(a) is type(b)
+
+
+def within(a: Tensor, b: Tensor, slack: float) -> bool:
+    """Whether they differ by no more than that share of a value, and of the largest finite one."""
+    finite = b[b.isfinite()].abs()
+    largest = float(finite.amax()) if finite.numel() else 0.0
+    return torch.allclose(a, b, rtol=slack, atol=slack * largest, equal_nan=True)
 
 
 def difference(got: Tensor, expected: Tensor) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixnoise.testing.compare import describe_error, difference, equal
+from mixnoise.testing.compare import describe_error, difference, equal, within
 from mixnoise.testing.data import N_ROWS, copy_of
 from mixnoise.testing.report import CheckFailed, CheckSkipped
 from mixnoise.testing.state import pin
@@ -130,5 +130,4 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     if not a.is_floating_point():
         return equal(a, b)
-    slack = 8 * torch.finfo(a.dtype).eps
-    return torch.allclose(a, b, rtol=slack, atol=slack * float(b.abs().amax()), equal_nan=True)
+    return within(a, b, 8 * torch.finfo(a.dtype).eps)
