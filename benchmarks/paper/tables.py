@@ -189,7 +189,8 @@ def machines(runs: list[dict[str, Any]]) -> str:
     """Processors, versions, commits and dates of some runs; each once."""
 
     def each(key: str) -> str:
-        return ", ".join(sorted({str(run["machine"][key]) for run in runs}))
+        values = {str(run["machine"][key]) for run in runs if key in run["machine"]}
+        return ", ".join(sorted(values))
 
     threads = "1 thread" if each("threads") == "1" else f"{each('threads')} threads"
     gpu = f"{each('gpu')}, " if any("gpu" in run["machine"] for run in runs) else ""
