@@ -288,7 +288,10 @@ def as_rows(name: str, x: Any) -> Tensor:
     if np.ma.isMaskedArray(x) and np.ma.getmaskarray(x).any():
         raise ValueError(f"{name} must have no masked values: fill them")
     # A copy where torch cannot share the memory, as of reversed arrays and those that pandas locks.
-    array = np.require(x, requirements=["C", "W"])
+    try:
+        array = np.require(x, requirements=["C", "W"])
+    except ValueError as error:  # no array, or rows of several lengths
+        raise TypeError(f"{name} must be an array of rows: {error}") from error
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be numeric, got an array of dtype {array.dtype}")
     return torch.as_tensor(native(array), device="cpu")

@@ -133,8 +133,7 @@ def as_classes(y: Any) -> tuple[Any, Any]:
         classes, codes = np.unique(y, return_inverse=True)
     except TypeError as error:
         raise TypeError(f"labels must be of one kind and none missing: {error}") from error
-    if classes.dtype.kind == "f" and np.isnan(classes[-1]):
-        raise ValueError("labels must not be missing, got NaN")
+    _check_known(classes)
     if len(classes) < 2:
         raise ValueError(f"train must have at least two classes, got only {classes[0]!s}")
     return classes, codes
@@ -146,6 +145,7 @@ def as_codes(y: Any, classes: Any) -> Any:
     Raises:
         TypeError: all are of another kind than the classes, such as "1" and 1.
     """
+    _check_known(y)
     index = {label: i for i, label in enumerate(classes.tolist())}
     codes = np.array([index.get(label, -1) for label in y.tolist()])
     if (codes < 0).all() and _kinds(y).isdisjoint(_kinds(classes)):
@@ -154,6 +154,12 @@ def as_codes(y: Any, classes: Any) -> Any:
             f"{y.tolist()[0]!r}, and {classes.tolist()[0]!r} in train"
         )
     return codes
+
+
+def _check_known(labels: Any) -> None:
+    kind = labels.dtype.kind
+    if (kind == "f" and np.isnan(labels).any()) or (kind in "mM" and np.isnat(labels).any()):
+        raise ValueError(f"labels must not be missing, got {'NaN' if kind == 'f' else 'NaT'}")
 
 
 def _kinds(labels: Any) -> set[type]:

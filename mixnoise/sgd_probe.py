@@ -44,9 +44,10 @@ def sgd_probe(
             n_test = sum(len(y) for _, y in _batches("test", test))
             classes, _ = as_classes(y.numpy())
             head = _fit_head(encode, train, torch.as_tensor(classes, device="cpu"), len(y))
-            n_right, width = 0, head.get_parameter("1.weight").shape[1]
-            for h, y_test in _encoded("test", encode, test, width):
-                n_right += int(np.sum(classes[head(h).argmax(1).cpu()] == y_test.numpy()))
+            n_right, weight = 0, head.get_parameter("1.weight")
+            for h, y_test in _encoded("test", encode, test, weight.shape[1]):
+                predicted = classes[head(h.to(weight.dtype)).argmax(1).cpu()]
+                n_right += int(np.sum(predicted == y_test.numpy()))
             accuracies.append(n_right / n_test)
     return accuracies, len(y)
 

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             for bit, on the same machine with the same number of threads.
         verbose: a progress bar on a terminal, lines in a log.
         run_dir: a folder for the run, as :func:`mixnoise.pretrain` has it; None keeps none.
-        resume: go on with a run in ``run_dir`` that was interrupted.
+        resume: go on with a run in ``run_dir`` that was interrupted; its ``random_state`` must have
+            been a seed.
 
     Attributes:
         model_: the :class:`mixnoise.DACL` that was trained, in evaluation mode;
@@ -216,6 +218,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.history_, self.n_iter_ = run.history, len(run.history)
         return self
 
+    @torch.inference_mode(False)  # which turns gradients on, also under no_grad
     def partial_fit(self, X: Any, y: Any = None) -> DACLEncoder:
         """Go once through some rows, with a constant learning rate.
 
@@ -342,8 +345,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                     "register_noise"
                 )
         if not isinstance(parameters["categorical_features"], str):
-            categorical = np.asarray(parameters["categorical_features"])
-            parameters["categorical_features"] = categorical.tolist()
+            parameters["categorical_features"] = list(parameters["categorical_features"])
         content = {
             "parameters": _plain({k: v for k, v in parameters.items() if k not in _NOT_SAVED}),
             "columns": None if self.columns_ is None else self.columns_.as_dict(),
@@ -424,6 +426,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             torch.manual_seed(seed)
             encoder = TableEncoder(n_numbers, cardinalities, self.n_components, self.n_layers)
             model = DACL(encoder, projector(self.n_components), noise, self.temperature)
+            model.float()  # whatever the default dtype is
         # Except while it learns, so that transform changes nothing and threads can share it.
         self.model_ = model.eval()
         self._fitted = {name: getattr(self, name) for name in _FITTED}
@@ -461,6 +464,11 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             check_integer(name, getattr(self, name), least)
         if not 0 < check_float("learning_rate", self.learning_rate, "finite and > 0") < math.inf:
             raise ValueError(f"learning_rate must be finite and > 0, got {self.learning_rate}")
+        if self.resume and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                "resume needs random_state to be the seed that the run in run_dir has, got "
+                f"{self.random_state!r}"
+            )
 
     def _rows(self, X: Any) -> Rows:
         """What the network takes, of a validated X."""
@@ -476,4 +484,6 @@ def _plain(value: Any) -> Any:
     """The same with Python's numbers for NumPy's, of which JSON knows nothing."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -36,6 +37,8 @@ from mixnoise.training.validation import Validation
 __all__ = ["LossNotFinite", "Run", "pretrain"]
 
 PRECISIONS = ("no", "fp16", "bf16")
+# Accelerate's state and the global generators are the process's: threads train one after another.
+_ONE_AT_A_TIME = threading.RLock()
 # Evaluations and checkpoints in a run, where the user names no interval.
 _TIMES_A_RUN = 20
 
@@ -100,18 +103,21 @@ def pretrain(
     its share of each batch, and contrasts its rows among themselves, or with all if the model has
     ``gather=True``.
 
+    Threads that call it wait for one another.
+
     SIGTERM, in a run with a ``run_dir`` in the main thread, is obeyed after the step that is
     running and a checkpoint. If one of several processes fails, all of them raise.
 
     Args:
         model: moved to Accelerate's device (a GPU if there is one) and left in training mode.
         data: rows ``(N, *features)`` as a tensor or an array, N >= 2, kept on the device if they
-            fit (floating-point values in the model's dtype); or a map-style dataset of samples; or
-            a loader of batches with a length, used as it is (of several processes each takes its
-            share of a torch DataLoader; any other must yield each one its own, and there is a
-            RuntimeWarning if their first batches are equal). Of a batch that is a tuple the
-            model takes the first tensor; with "hidden" noise the encoder gets
-            everything in the tuple or mapping. A last batch of a single row is dropped.
+            fit; or a map-style dataset of samples, or an IterableDataset with a length, whose
+            workers must yield each its own; or a loader of batches with a length, used as it is (of
+            several processes each takes its share of a torch DataLoader; any other must yield each
+            one its own, and there is a RuntimeWarning if their first batches are equal). Of a
+            batch that is a tuple the model takes the first tensor, floating-point values in its own
+            dtype; with "hidden" noise the encoder gets everything in the tuple or mapping. A last
+            batch of a single row is dropped.
         epochs: passes over the data, >= 1.
         batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.
         micro_batch: rows of both views that the network takes at a time, >= 1, for batches that do
@@ -200,6 +206,8 @@ def pretrain(
     folder = None if run_dir is None else RunFolder(run_dir)
     events = None if folder is None else folder.path / "events"
     with (
+        _ONE_AT_A_TIME,
+        torch.inference_mode(False),  # which turns gradients on, also under no_grad
         deferred_sigterm(folder is not None) as termination,
         lost_contact_explained(),
         accelerator_for(precision, trackers, events) as accelerator,
@@ -283,7 +291,10 @@ def _check(
     trackers: Sequence[str],
 ) -> None:
     if not isinstance(model, DACL):
-        raise TypeError(f"model must be a mixnoise.DACL, got {type(model).__name__}")
+        hint = ""
+        if isinstance(getattr(model, "_orig_mod", None), DACL):
+            hint = "; model.compile() compiles it in place, or compile the encoder alone"
+        raise TypeError(f"model must be a mixnoise.DACL, got {type(model).__name__}{hint}")
     check_choice("optimizer", optimizer, OPTIMIZERS)
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)

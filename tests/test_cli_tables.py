@@ -20,6 +20,7 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from mixnoise import __version__
 from mixnoise.cli import app, main
 from mixnoise.cli.table_files import read_table
 from mixnoise.sklearn import DACLEncoder
@@ -515,7 +516,35 @@ def test_help_teaches():
 
 def test_a_label_that_was_dropped_was_not_learned_from(trained):
     said = fails("probe", "trees.csv", "--label", "id", "--run", "runs/trees")
-    assert said.startswith("mixnoise: train must have at least two rows of each class")
+    assert said == (
+        "mixnoise: --label: 'id' has 300 values, each of them once, so it is no class\n"
+    )
+
+
+def test_labels_of_few_rows(folder):
+    rng = np.random.default_rng(0)
+    rows = [f"{i % 2 + rng.normal():.3f},{rng.normal():.3f},{'ab'[i % 2]}," for i in range(60)]
+    rows[7] = rows[7].replace(",b,", ",rare,")
+    (folder / "few.csv").write_text("\n".join(["x,y,kind,none", *rows]))
+    options = ("--label", "kind", "--leave", "none", "--epochs", "1")
+    assert run("pretrain", "few.csv", *options).exit_code == 0
+    said = run("probe", "few.csv", "--label", "kind", "--run", "runs/few")
+    assert "classes of a single row are left out: rare\n" in said.stdout
+    assert "Network after training" in said.stdout
+    said = fails("probe", "few.csv", "--label", "none", "--run", "runs/few")
+    assert "mixnoise: --label: no row of 'none' has a value" in said
+
+
+def test_a_folder_without_a_name(folder):
+    (folder / "t.csv").write_text("x,y\n1,2\n3,4\n5,7\n")
+    assert fails("pretrain", "t.csv", "--run", "").startswith("mixnoise: --run must name a folder")
+    assert not (folder / "config.json").exists()
+
+
+def test_python_dash_m():
+    command = [sys.executable, "-m", "mixnoise", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"mixnoise {__version__}\n"
 
 
 @pytest.mark.parametrize("more", [(), ("--categorical", "kind")])

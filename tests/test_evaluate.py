@@ -838,3 +838,28 @@ def test_numpy_integers_are_integers():
     assert by_numpy == by_python
     k = knn_probe(nn.Identity(), TRAIN, TEST, k=np.int64(5)).accuracy
     assert k == knn_probe(nn.Identity(), TRAIN, TEST, k=5).accuracy
+
+
+@every_way
+@pytest.mark.usefixtures("three_epochs")
+def test_rows_of_test_may_have_another_precision(probe):
+    x, y = SMALL
+    expected = probe(nn.Identity(), SMALL, SMALL).accuracy
+    assert probe(nn.Identity(), SMALL, (x.double(), y)).accuracy == expected
+    assert probe(nn.Identity(), (x.double(), y), SMALL).accuracy == pytest.approx(
+        expected, abs=0.05
+    )
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+@pytest.mark.parametrize("missing", ["NaN", "NaT"])
+def test_labels_of_test_must_not_be_missing(probe, missing):
+    x, y = SMALL
+    y = y.double().numpy()
+    if missing == "NaT":
+        y = y.astype("datetime64[D]")
+    holed = y.copy()
+    holed[3] = np.datetime64("NaT") if missing == "NaT" else np.nan
+    for train, test in ((y, holed), (holed, y)):
+        with pytest.raises(ValueError, match=f"labels must not be missing, got {missing}"):
+            probe(nn.Identity(), (x, train), (x, test))

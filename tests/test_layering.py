@@ -43,7 +43,7 @@ LAYERS = [
     ["mixnoise.train", "mixnoise.training", "mixnoise.datasets", "mixnoise.tabular"],
     [
         *("mixnoise.__init__", "mixnoise.demo", "mixnoise.bench", "mixnoise.sklearn"),
-        *("mixnoise.report", "mixnoise.cli"),
+        *("mixnoise.report", "mixnoise.cli", "mixnoise.__main__"),
     ],
 ]
 

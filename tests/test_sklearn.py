@@ -617,3 +617,34 @@ def test_a_noise_that_no_name_stands_for_is_not_saved(tmp_path, noise):
 def test_a_noise_is_a_name_or_a_noise():
     with pytest.raises(TypeError, match="noise must be a name or a Noise, got int"):
         DACLEncoder(noise=3).fit(np.ones((4, 2)))
+
+
+def test_resume_needs_a_seed(tmp_path):
+    arguments = {**QUICK, "run_dir": tmp_path / "run", "resume": True}
+    with pytest.raises(ValueError, match="resume needs random_state to be the seed"):
+        DACLEncoder(**{**arguments, "random_state": None}).fit(X)
+    first = DACLEncoder(**arguments).fit(X)
+    again = DACLEncoder(**arguments).fit(X)
+    np.testing.assert_array_equal(first.transform(X), again.transform(X))
+
+
+@pytest.mark.parametrize("way", ["fit", "partial_fit"])
+def test_features_are_of_32_bits_under_any_default(way):
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.no_grad():
+            encoder = getattr(DACLEncoder(**QUICK), way)(X)
+        assert encoder.transform(X).dtype == np.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("chosen", [{1}, (1,), np.array([1]), range(1, 2)])
+def test_categories_named_in_any_collection_are_saved(chosen, tmp_path):
+    table = np.stack((np.linspace(0, 1, 60), np.arange(60) % 3), 1)
+    encoder = DACLEncoder(**QUICK, categorical_features=chosen).fit(table)
+    encoder.save(tmp_path / "e")
+    again = DACLEncoder.load(tmp_path / "e")
+    assert again.categorical_features == [1]
+    np.testing.assert_array_equal(again.transform(table), encoder.transform(table))

@@ -1,6 +1,7 @@
 """Tables in files, and what is wrong with them."""
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -27,6 +28,39 @@ def test_text(tmp_path, suffix):
     np.testing.assert_array_equal(table.values("age"), [30, np.nan, 41.5])
     kinds = FrameTable(table.without([])).kinds
     assert kinds == ["number", "category", "date"]
+
+
+@pytest.mark.parametrize("n_missing", [3, 30])
+def test_missing_values_among_blanks(tmp_path, n_missing):
+    """Arrow knows them without blanks, or with one before."""
+    rows = ["NA ,   , a"] * n_missing + [f"{i}.5, 7 ,b " for i in range(60 - n_missing)]
+    table = read_table(write(tmp_path / "t.csv", "\n".join(["x,y,c", *rows])))
+    assert np.isnan(table.values("x")).sum() == np.isnan(table.values("y")).sum() == n_missing
+    assert set(table.values("c").tolist()) == {"a", "b"}
+    texts = read_table(tmp_path / "t.csv", texts=["x"]).values("x").tolist()
+    assert texts == [None] * n_missing + [f"{i}.5" for i in range(60 - n_missing)]
+
+
+def test_a_quote_that_is_not_closed(tmp_path):
+    """What follows would all be one cell."""
+    rows = [f'{i},"c\nd"' for i in range(50)]
+    rows[20] = '20,"a'
+    path = write(tmp_path / "t.csv", "\n".join(["x,c", *rows]))
+    with pytest.raises(ValueError, match=r"t\.csv:\d+: .*; is a quote not closed\?"):
+        read_table(path)
+    rows[20] = '20,5" pipe'  # a quote that begins no cell
+    assert read_table(write(path, "\n".join(["x,c", *rows]))).n_rows == 50
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_index_of_a_data_frame_is_no_column(tmp_path, suffix):
+    frame = pd.DataFrame({"a": [3.0, 1.0, 2.0, 5.0], "b": list("xyxy")})
+    frame = frame[frame.a > 1]
+    path = tmp_path / f"t{suffix}"
+    (frame.to_csv if suffix == ".csv" else frame.to_parquet)(path)
+    assert read_table(path).names == ["a", "b"]
+    write(tmp_path / "u.csv", ",a,b\n3,1,2\n2,1,2\n")
+    assert read_table(tmp_path / "u.csv").names == ["", "a", "b"]
 
 
 def test_a_first_line_with_numbers_has_no_names(tmp_path):

@@ -3,12 +3,14 @@
 import csv
 import json
 import random
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mixnoise import DACL, get_noise, linear_probe, pretrain
 from mixnoise.datasets import load_digits
@@ -51,6 +53,75 @@ def test_loss_falls_and_features_get_better():
     assert len(run.losses) == 40
     assert run.losses[-1] < 0.9 * run.losses[0]
     assert after > before + 0.1
+
+
+def test_threads_train_one_after_another():
+    """What they share would be pulled out from under each other, and spoil later runs."""
+    models = [small_model(dropout=0.2) for _ in range(6)]
+
+    def train(model):
+        pretrain(model, X, epochs=1, batch_size=64, progress=False)
+
+    train(models[0])
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(train, models[1:-1]))
+    train(models[-1])
+    for model in models[1:]:
+        assert torch.equal(weights(model), weights(models[0]))
+
+
+class Doubles(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i].double().numpy()
+
+
+@pytest.mark.parametrize("data", [Doubles(), DataLoader(Doubles(), 50)], ids=["dataset", "loader"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_rows_of_64_bits_in_any_mode(data, mode):
+    model = small_model()
+    before = weights(model)
+    with mode():
+        pretrain(model, data, epochs=1, batch_size=50, progress=False)
+    assert not torch.equal(weights(model), before)
+
+
+class Announces(IterableDataset):
+    """So many rows, and has others."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __iter__(self):
+        yield from X
+
+
+@pytest.mark.parametrize(
+    ("n", "effect"), [(100, "10 .* gave 30, .* is 0 too early"), (500, "50 .* 30, .* stays high")]
+)
+def test_data_that_have_not_what_they_say(n, effect):
+    # The loader warns by itself, too, where there is more.
+    with pytest.warns(Warning) as warnings:  # noqa: PT030 - one of several
+        pretrain(small_model(), Announces(n), epochs=2, batch_size=10, progress=False)
+    ours = [str(w.message) for w in warnings if w.filename == __file__]
+    assert len(ours) == 1
+    assert re.search(f"have {effect}", ours[0])
+
+
+def test_a_model_that_was_compiled_outside():
+    with pytest.raises(TypeError, match=r"got OptimizedModule; model\.compile\(\) compiles it in"):
+        pretrain(torch.compile(small_model(), backend="eager"), X, epochs=1)
+
+
+def test_a_file_is_no_run_dir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="run_dir must name a folder, got the file"):
+        pretrain(small_model(), X, epochs=1, run_dir=tmp_path / "file", trackers=())
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "dacl+", "hidden"])

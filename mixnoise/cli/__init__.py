@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 try:
     import typer
 except ModuleNotFoundError as error:
     raise SystemExit(f"mixnoise: {error}; pip install 'mixnoise[cli]'") from error
 
+from mixnoise._version import __version__
 from mixnoise.cli.interrupts import Interrupted
 from mixnoise.cli.measure import bench, demo
 from mixnoise.cli.noises import check, noises
@@ -25,6 +27,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mixnoise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say it and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
 for _command in (pretrain, embed, probe, info, demo, bench, noises, check):
     app.command()(_command)
 

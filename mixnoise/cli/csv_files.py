@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _KNOWN_SEPARATORS = ",;\t|"
 _BLOCK = 2**20  # bytes, at least
 _BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _NULLS = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None"]
 
 
 def read_text(path: Path, separator: str, texts: Collection[str]) -> tuple[dict[str, Any], bool]:
     """Arrow columns by name, and whether the first line has the names; ``texts`` stay text."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     from pyarrow import csv as arrow_csv
 
     first, n_lines, following = _first_row(path, separator)
@@ -27,6 +31,7 @@ def read_text(path: Path, separator: str, texts: Collection[str]) -> tuple[dict[
     names = [name.strip() for name in first] if has_names else [f"x{i}" for i in range(len(first))]
     check_unique(f"{path}:1", names)
 
+    _check_quotes(path, separator)
     # Arrow reads blocks of bytes, of which each must hold a whole row.
     block = max(_BLOCK, _BYTES_OF_A_CHARACTER * (len("".join(first)) + len(first) + len(following)))
     skipped = n_lines if has_names else 0
@@ -52,8 +57,51 @@ def read_text(path: Path, separator: str, texts: Collection[str]) -> tuple[dict[
         if pa.types.is_binary(column.type):
             raise ValueError(f"{path}: column {name!r} is not UTF-8 text; convert the file")
         text = pa.types.is_string(column.type)
-        columns[name] = pc.utf8_trim_whitespace(column) if text else column
+        columns[name] = _trimmed(column, name in texts) if text else column
+    if has_names and names[0] == "" and len(names) > 2 and _counts(columns[""]):
+        del columns[""]  # the index of a data frame
     return columns, has_names
+
+
+def _counts(column: Any) -> bool:
+    """Whether it holds integers that only rise."""
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type) or column.null_count:
+        return False
+    return bool((np.diff(column.to_numpy()) > 0).all())
+
+
+def _trimmed(column: Any, stays_text: bool) -> Any:
+    """Text without blanks around it; where nothing but missing values in blanks made it text, the
+    numbers that it holds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    trimmed = pc.utf8_trim_whitespace(column)
+    missing = pc.is_in(trimmed, pa.array(_NULLS))
+    if not pc.any(missing).as_py():
+        return trimmed
+    found = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed)
+    with suppress(pa.ArrowInvalid):
+        return found if stays_text else found.cast(pa.float64())
+    return found
+
+
+def _check_quotes(path: Path, separator: str) -> None:
+    """Raise if a quote is left open: what follows it would all be one cell."""
+    with path.open("rb") as file:
+        n_quotes = sum(part.count(b'"') for part in iter(partial(file.read, _BLOCK), b""))
+    if n_quotes % 2 == 0:
+        return
+    line = 1
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            for _ in rows:
+                line = rows.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{path}:{line}: {error}; is a quote not closed?") from error
 
 
 def _first_row(path: Path, separator: str) -> tuple[list[str], int, str]:
@@ -112,8 +160,4 @@ def check_unique(where: str | Path, names: Sequence[str]) -> None:
 
 
 def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return field.strip().lower() not in ("nan", "inf", "infinity")
+    return re.fullmatch(NUMBER, field.strip()) is not None

@@ -3,6 +3,7 @@ line and column."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +14,7 @@ import numpy as np
 
 from mixnoise.atomic import replacing
 from mixnoise.batches import native
-from mixnoise.cli.csv_files import check_unique, read_text, rows_of_text
+from mixnoise.cli.csv_files import NUMBER, check_unique, read_text, rows_of_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FEATHER = (".feather", ".arrow", ".ipc")
@@ -23,7 +24,7 @@ WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 _MOSTLY = 0.9
 _COLUMNS_AT_A_TIME = 8
 _ROWS_AT_A_TIME = 4096
-_NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+_INDEX = r"__index_level_\d+__"  # pandas's
 
 
 @dataclass
@@ -104,7 +105,7 @@ class TableFile:
         for name, column in self.columns.items():
             if name in besides or not self.is_text(name):
                 continue
-            wrong = pc.invert(pc.match_substring_regex(column, _NUMBER))
+            wrong = pc.invert(pc.match_substring_regex(column, f"^{NUMBER}$"))
             n_wrong, n = pc.sum(wrong).as_py() or 0, len(column) - column.null_count
             if 0 < n_wrong <= (1 - _MOSTLY) * n:
                 row = pc.index(wrong, True).as_py()
@@ -152,6 +153,8 @@ def read_table(path: str | Path, texts: Collection[str] = ()) -> TableFile:
 
     In text files the first line has the names, unless there is a number among them; then columns
     are called x0, x1 and so on. Empty fields, "?", "NA", "null" and the like are missing values.
+    The index of a data frame is no column: one that pandas calls so, or in text files a first one
+    without a name whose integers only rise.
 
     Args:
         texts: columns of a text file that are text, whatever the values of this file look like.
@@ -244,8 +247,8 @@ def _read_arrow(path: Path, suffix: str) -> TableFile:
         kind = "parquet" if suffix == ".parquet" else "feather"
         raise ValueError(f"{path}: not a whole {kind} file: {error}") from error
     check_unique(path, table.column_names)
-    columns = map(_without_views, table.columns)
-    return TableFile(path, dict(zip(table.column_names, columns, strict=True)))
+    columns = zip(table.column_names, map(_without_views, table.columns), strict=True)
+    return TableFile(path, {k: v for k, v in columns if not re.fullmatch(_INDEX, k)})
 
 
 def _without_views(column: Any) -> Any:
@@ -264,6 +267,7 @@ def _read_parquet(path: Path, file: Any) -> dict[str, Any]:
     """Some columns at a time: all at once would take the memory of the table twice."""
     names: list[str] = file.schema_arrow.names
     check_unique(path, names)
+    names = [name for name in names if not re.fullmatch(_INDEX, name)]
     columns: dict[str, Any] = {}
     for start in range(0, len(names), _COLUMNS_AT_A_TIME):
         some = file.read(names[start : start + _COLUMNS_AT_A_TIME])

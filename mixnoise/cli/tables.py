@@ -35,6 +35,7 @@ Leave = Annotated[
 ]
 RunOption = Annotated[Path, typer.Option("--run", help="A folder that `pretrain` made.")]
 _SHOWN = 40  # columns
+_NAMED = 5  # classes
 _ROWS_PICTURED = 1000
 
 
@@ -47,7 +48,8 @@ def pretrain(
         typer.Option(metavar="COLUMN", help="Numbers or times that are categories; repeatable."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder for all that is made; default: runs/FILE.")
+        str | None,
+        typer.Option(metavar="PATH", help="Folder for all that is made; default: runs/FILE."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
@@ -85,7 +87,9 @@ def pretrain(
     from mixnoise.cli.table_files import read_table
     from mixnoise.sklearn import DACLEncoder
 
-    run = run or Path("runs") / file.stem
+    if run == "":  # as of a variable of the shell that is not set
+        raise ValueError("--run must name a folder, got ''; '.' is the current one")
+    folder = Path("runs") / file.stem if run is None else Path(run)
     table = read_table(file)
     categorical, named = categorical or [], [*([] if label is None else [label]), *(leave or [])]
     table.check_names("--label", [] if label is None else [label])
@@ -116,7 +120,7 @@ def pretrain(
         n_iter_no_change=max(patience, 1),
         random_state=seed,
         verbose=True,
-        run_dir=run,
+        run_dir=folder,
         resume=resume,
     )
     typer.echo(f"{file}: {table.n_rows:,} rows")
@@ -131,20 +135,20 @@ def pretrain(
     again = command if resume else f"{command} --resume"
     with interruptible(f"interrupted; go on with: {again}"):
         encoder.fit(X)
-    encoder.save(run / ENCODER)
+    encoder.save(folder / ENCODER)
     described = {"file": str(file), "label": label, "left_out": left_out, "command": command}
-    with replacing(run / TABLE) as part:
+    with replacing(folder / TABLE) as part:
         part.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    _report(run, encoder, table, label, left_out, command)
+    _report(folder, encoder, table, label, left_out, command)
     typer.echo(
         f"{encoder.n_iter_} epochs, {encoder.history_[-1]['seconds']:.0f} s. "
-        f"See {run / REPORT}. Next:\n"
-        f"  mixnoise embed {shlex.quote(str(file))} --run {shlex.quote(str(run))}"
+        f"See {folder / REPORT}. Next:\n"
+        f"  mixnoise embed {shlex.quote(str(file))} --run {shlex.quote(str(folder))}"
     )
     if label is not None:
         typer.echo(
             f"  mixnoise probe {shlex.quote(str(file))} --label {shlex.quote(label)} "
-            f"--run {shlex.quote(str(run))}"
+            f"--run {shlex.quote(str(folder))}"
         )
 
 
@@ -214,6 +218,18 @@ def probe(
     known = np.array([value is not None and value == value for value in y.tolist()])
     if not known.all():
         typer.echo(f"{(~known).sum():,} rows without a label are left out")
+    classes, code, n_rows = np.unique(y[known].astype(str), return_inverse=True, return_counts=True)
+    if len(classes) and n_rows.max() == 1:
+        raise ValueError(
+            f"--label: {label!r} has {len(classes):,} values, each of them once, so it is no class"
+        )
+    if (n_rows == 1).any():
+        alone = classes[n_rows == 1]
+        named = f"{', '.join(alone[:_NAMED])}{', ...' if len(alone) > _NAMED else ''}"
+        typer.echo(f"classes of a single row are left out: {named}")
+        known[known] = n_rows[code] > 1
+    if not known.any():
+        raise ValueError(f"--label: no row of {label!r} has a value")
     raw, h = columns.one_hot(encoder.matrix(X)), encoder.transform(X)
     sets = {
         "Raw columns": raw,

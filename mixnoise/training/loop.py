@@ -88,6 +88,8 @@ class Loop:
         self.n_unchecked = 0
         self.stop = False  # what all processes have agreed on
         self.rows_compared = False
+        floats = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        self.dtype = next(floats, None)
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
         self.takes_anything = self.model.takes_anything
         self.is_main = self.accelerator.is_main_process
@@ -148,6 +150,7 @@ class Loop:
             if error is not None:
                 raise error
             if ended:
+                self.check_length(number, batch)
                 break
             if self.stop:
                 return None
@@ -159,6 +162,17 @@ class Loop:
         if inputs is None:
             raise ValueError("data must have batches of at least two rows, got none in an epoch")
         return inputs
+
+    def check_length(self, epoch: int, taken: int) -> None:
+        """Warns of data whose batches are not as many as they said, which shifts the schedule."""
+        announced = len(self.batches)
+        # Fewer by one if the last batch was a single row, and dropped.
+        if epoch == 0 and self.is_main and not announced - 1 <= taken <= announced:
+            warn(
+                f"the data said that they have {announced} batches in an epoch and gave {taken}, "
+                f"so the learning rate {'is 0 too early' if taken > announced else 'stays high'}; "
+                "does each worker of an IterableDataset yield its own share?"
+            )
 
     def next_inputs(
         self, batches: Iterator[Any], where: str
@@ -192,7 +206,13 @@ class Loop:
             if error is None and not ended and not self.stop and not self.rows_compared:
                 self.rows_compared = True
                 self.compare_rows(where, x)
+        if inputs is not None and not self.takes_anything:
+            inputs = (self.in_model_dtype(inputs[0][0]),), {}
         return inputs, ended, error
+
+    def in_model_dtype(self, x: Any) -> Any:
+        """NumPy's floats are of 64 bits, and so are the rows of many datasets."""
+        return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def compare_rows(self, where: str, x: Any) -> None:
         """Warns of processes that train on the same rows, which costs accuracy and is not seen."""

@@ -44,6 +44,8 @@ def open_run(
     model: DACL,
 ) -> Path | None:
     """Returns the checkpoint to go on from, if any; writes the config of a new run."""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ValueError(f"run_dir must name a folder, got the file {str(folder.path)!r}")
     former = folder.config()
     taken = (
         f"run_dir {str(folder.path)!r} already holds a run: go on with resume=True, or name "
