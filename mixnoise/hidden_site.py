@@ -55,8 +55,7 @@ class HiddenSite:
                 "the submodule was replaced, make another DACL"
             )
         check_rows("encoder", h, 2 * self.n_rows)
-        # Of sequences whose first dimension is time there, samples at one end and time steps at the
-        # other can be as many.
+        # Where time is the first dimension at the site, two views of T steps pass for 2 T samples.
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].shape[:1] == h.shape[:1]:
             raise ValueError(
                 f"the output of submodule {self.noise.at!r} must have one row per sample in its "

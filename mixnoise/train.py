@@ -257,6 +257,7 @@ def pretrain(
             agreement=agreement,
             termination=termination,
             model=model,
+            dtype=dtype,
             batches=batches,
             optimizer=made_optimizer,
             epochs=epochs,

@@ -62,6 +62,7 @@ class Loop:
     agreement: Agreement | None  # None: this process is alone
     termination: Termination
     model: DACL
+    dtype: torch.dtype  # of the model
     batches: Batches
     optimizer: torch.optim.Optimizer
     epochs: int
@@ -88,8 +89,6 @@ class Loop:
         self.n_unchecked = 0
         self.stop = False  # what all processes have agreed on
         self.rows_compared = False
-        floats = (p.dtype for p in self.model.parameters() if p.is_floating_point())
-        self.dtype = next(floats, None)
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
         self.takes_anything = self.model.takes_anything
         self.is_main = self.accelerator.is_main_process
