@@ -325,7 +325,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that ``transform`` needs, and the projector, into a safetensors file.
 
-        Weights are tensors, the rest is JSON in its header. It is written beside and renamed.
+        Weights are tensors, the rest is JSON in its header. It is written beside and renamed. A
+        noise of another distribution must be installed where the file is loaded.
 
         Raises:
             ValueError: the noise is not one that a name can stand for.

@@ -41,6 +41,23 @@ def test_missing_values_among_blanks(tmp_path, n_missing):
     assert texts == [None] * n_missing + [f"{i}.5" for i in range(60 - n_missing)]
 
 
+@pytest.mark.parametrize("form", ['"1,{:03}"', '"1,{:03}.50"', "${}.20", "{}%", '"{},5"', "-{}€"])
+def test_numbers_with_marks(tmp_path, form):
+    """They would be categories that occur once."""
+    rows = [f"{i},{form.format(i)}" for i in range(50)]
+    table = read_table(write(tmp_path / "t.csv", "\n".join(["x,y", *rows])))
+    with pytest.raises(ValueError, match=r"t\.csv:2: column 'y': .* is not a plain number; write"):
+        table.check_numbers([])
+    table.check_numbers(["y"])
+
+
+@pytest.mark.parametrize("form", ["{}.{}.2020", "1.2.{}", "10.0.0.{}", "{}-{}", "a{}", "1,2,{}"])
+def test_what_only_looks_like_numbers(tmp_path, form):
+    rows = [f"{i}|{form.format(i, i)}" for i in range(50)]
+    write(tmp_path / "t.csv", "\n".join(["x,y", *(f'"{r}"'.replace("|", '","') for r in rows)]))
+    read_table(tmp_path / "t.csv").check_numbers([])
+
+
 def test_a_quote_that_is_not_closed(tmp_path):
     """What follows would all be one cell."""
     rows = [f'{i},"c\nd"' for i in range(50)]

@@ -24,6 +24,7 @@ WRITTEN = (*SEPARATORS, ".parquet", *FEATHER, ".npy")
 _MOSTLY = 0.9
 _COLUMNS_AT_A_TIME = 8
 _ROWS_AT_A_TIME = 4096
+_MARKED_NUMBER = r"^[-+]?[$€£]?(\d{1,3}(,\d{3})+(\.\d+)?|\d+([.,]\d+)?)[%$€£]?$"
 _INDEX = r"__index_level_\d+__"  # pandas's
 
 
@@ -98,7 +99,8 @@ class TableFile:
     def check_numbers(self, besides: Sequence[str]) -> None:
         """Raise a ValueError at the first value that is no number in a column of numbers.
 
-        In columns of text that are not named, of which at least nine tenths are numbers.
+        In columns of text that are not named, of which at least nine tenths are numbers, or would
+        be but for marks of thousands, money and per cent, or a decimal comma.
         """
         import pyarrow.compute as pc
 
@@ -107,12 +109,19 @@ class TableFile:
                 continue
             wrong = pc.invert(pc.match_substring_regex(column, f"^{NUMBER}$"))
             n_wrong, n = pc.sum(wrong).as_py() or 0, len(column) - column.null_count
-            if 0 < n_wrong <= (1 - _MOSTLY) * n:
-                row = pc.index(wrong, True).as_py()
+            if n_wrong == 0:
+                continue
+            row = pc.index(wrong, True).as_py()
+            value = f"{self.path}:{self._where(row)}: column {name!r}: {column[row].as_py()!r}"
+            if n_wrong <= (1 - _MOSTLY) * n:
                 raise ValueError(
-                    f"{self.path}:{self._where(row)}: column {name!r}: "
-                    f"{column[row].as_py()!r} is not a number, as {n - n_wrong:,} of {n:,} values "
-                    f"are; correct it, leave it empty, or say --categorical {name}"
+                    f"{value} is not a number, as {n - n_wrong:,} of {n:,} values are; correct it, "
+                    f"leave it empty, or say --categorical {name}"
+                )
+            if pc.sum(pc.match_substring_regex(column, _MARKED_NUMBER)).as_py() >= _MOSTLY * n:
+                raise ValueError(
+                    f"{value} is not a plain number; write digits with a decimal point alone, or "
+                    f"say --categorical {name}"
                 )
 
     def check_finite(self, names: Collection[str]) -> None:
