@@ -6,7 +6,6 @@ import copy
 import math
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +95,8 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             for bit, on the same machine with the same number of threads.
         verbose: a progress bar on a terminal, lines in a log.
         run_dir: a folder for the run, as :func:`mixnoise.pretrain` has it; None keeps none.
-        resume: go on with a run in ``run_dir`` that was interrupted; its ``random_state`` must have
-            been a seed.
+        resume: go on with a run in ``run_dir`` that was interrupted, with its ``random_state``, not
+            None.
 
     Attributes:
         model_: the :class:`mixnoise.DACL` that was trained, in evaluation mode;
@@ -192,6 +191,10 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _fit(self, X: Any) -> DACLEncoder:
         self._check_parameters()
+        if self.resume and self.random_state is None:
+            raise ValueError(
+                "resume needs the random_state of the run in run_dir, got None, which draws another"
+            )
         x = self._start(X)
         data, validation = x, None
         if self.early_stopping and len(x) >= _LEAST_ROWS_TO_HOLD_OUT:
@@ -465,11 +468,6 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             check_integer(name, getattr(self, name), least)
         if not 0 < check_float("learning_rate", self.learning_rate, "finite and > 0") < math.inf:
             raise ValueError(f"learning_rate must be finite and > 0, got {self.learning_rate}")
-        if self.resume and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                "resume needs random_state to be the seed that the run in run_dir has, got "
-                f"{self.random_state!r}"
-            )
 
     def _rows(self, X: Any) -> Rows:
         """What the network takes, of a validated X."""

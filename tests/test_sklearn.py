@@ -621,10 +621,12 @@ def test_a_noise_is_a_name_or_a_noise():
 
 def test_resume_needs_a_seed(tmp_path):
     arguments = {**QUICK, "run_dir": tmp_path / "run", "resume": True}
-    with pytest.raises(ValueError, match="resume needs random_state to be the seed"):
+    with pytest.raises(ValueError, match="resume needs the random_state of the run in run_dir"):
         DACLEncoder(**{**arguments, "random_state": None}).fit(X)
+    DACLEncoder(**{**QUICK, "random_state": None, "resume": True}).partial_fit(X)  # resumes nothing
     first = DACLEncoder(**arguments).fit(X)
-    again = DACLEncoder(**arguments).fit(X)
+    # A generator in the state that the seed gives.
+    again = DACLEncoder(**{**arguments, "random_state": np.random.RandomState(0)}).fit(X)
     np.testing.assert_array_equal(first.transform(X), again.transform(X))
 
 

@@ -75,7 +75,7 @@ def _check(name: str, rule: str, values: Tensor, largest: int) -> None:
 
 
 def _check_shares(coef: Tensor, kind: Tensor | None, function: str) -> None:
-    """But for Gaussian rows, whose coef is a standard deviation."""
+    """Raise if a share is beyond [0, 1]; the coef of Gaussian rows is a standard deviation."""
     if kind is not None:
         coef = coef.masked_fill(kind == FUNCTIONS.index("gaussian"), 1)
     elif function == "gaussian":

@@ -22,8 +22,7 @@ class ElementHash:
 
     def __init__(self, seed: Tensor, views: int, n_rows: int, n_columns: int) -> None:
         self._seed, self._views, self._n_rows, self._n_columns = seed, views, n_rows, n_columns
-        quarter = math.ceil(n_columns / 32) * 8
-        self.n_columns = 4 * quarter  # that are hashed
+        self.n_hashed = 32 * math.ceil(n_columns / 32)  # columns of the four quarters
         self._w: dict[int, Tensor] = {}
         self._scratch = torch.empty(0, dtype=torch.int32, device=seed.device)
 
@@ -40,7 +39,7 @@ class ElementHash:
         x, y, z = self._xyz
         z = z[rows]
         if columns_per_hash not in self._w:
-            n_blocks = self.n_columns // columns_per_hash
+            n_blocks = self.n_hashed // columns_per_hash
             block = torch.arange(n_blocks, dtype=torch.int32, device=z.device)
             self._w[columns_per_hash] = lcg(block)
         w = self._w[columns_per_hash]

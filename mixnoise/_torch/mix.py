@@ -99,7 +99,7 @@ def mix(
         if name == "geometric":
             _mix_geometric(x, partner, coef, rows, low, out)
             continue
-        for block in _row_blocks(rows, n_rows, bits.n_columns):
+        for block in _row_blocks(rows, n_rows, bits.n_hashed):
             own = _take(x, block)
             for v in range(n_views):
                 c = coef[v, block, None]
@@ -200,15 +200,16 @@ def _mix_geometric(
 def _check_draw(
     partner: Tensor, coef: Tensor, kind: Tensor | None, function: str, n_rows: int
 ) -> None:
+    """Raise if a partner is no row, or a share is beyond [0, 1]."""
     if partner.numel() == 0:
         return
     smallest, largest = (int(value) for value in partner.aminmax())
     if smallest < 0 or largest >= n_rows:
         worst = smallest if smallest < 0 else largest
         raise ValueError(f"draw.partner must be a row in 0..{n_rows - 1}, got {worst}")
-    gaussian = FUNCTIONS.index("gaussian")  # whose coef is a standard deviation
+    # Not of Gaussian rows, whose coef is a standard deviation.
     if kind is not None:
-        coef = coef.masked_fill(kind == gaussian, 1)
+        coef = coef.masked_fill(kind == FUNCTIONS.index("gaussian"), 1)
     elif function == "gaussian":
         return
     low, high = (float(value) for value in coef.aminmax())  # NaN if there is one

@@ -58,8 +58,10 @@ def read_text(path: Path, separator: str, texts: Collection[str]) -> tuple[dict[
             raise ValueError(f"{path}: column {name!r} is not UTF-8 text; convert the file")
         text = pa.types.is_string(column.type)
         columns[name] = _trimmed(column, name in texts) if text else column
+    # The index of a data frame. Not of two columns: blank lines, which are no rows of two, would be
+    # rows of the one that is left.
     if has_names and names[0] == "" and len(names) > 2 and _counts(columns[""]):
-        del columns[""]  # the index of a data frame
+        del columns[""]
     return columns, has_names
 
 

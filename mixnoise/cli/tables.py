@@ -218,7 +218,8 @@ def probe(
     known = np.array([value is not None and value == value for value in y.tolist()])
     if not known.all():
         typer.echo(f"{(~known).sum():,} rows without a label are left out")
-    classes, code, n_rows = np.unique(y[known].astype(str), return_inverse=True, return_counts=True)
+    y = y.astype(str)
+    classes, code, n_rows = np.unique(y[known], return_inverse=True, return_counts=True)
     if len(classes) and n_rows.max() == 1:
         raise ValueError(
             f"--label: {label!r} has {len(classes):,} values, each of them once, so it is no class"
@@ -241,7 +242,7 @@ def probe(
     for name, features in sets.items():
         found = linear_probe(
             nn.Identity(),
-            (features[known], y[known].astype(str)),
+            (features[known], y[known]),
             0.2,
             labels_per_class=labels_per_class,
             seed=seed,
