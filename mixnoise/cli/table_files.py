@@ -109,20 +109,20 @@ class TableFile:
                 continue
             wrong = pc.invert(pc.match_substring_regex(column, f"^{NUMBER}$"))
             n_wrong, n = pc.sum(wrong).as_py() or 0, len(column) - column.null_count
-            if n_wrong == 0:
+            marked = pc.match_substring_regex(column, _MARKED_NUMBER)
+            if 0 < n_wrong <= (1 - _MOSTLY) * n:
+                rule = (
+                    f"a number, as {n - n_wrong:,} of {n:,} values are; correct it, leave it empty"
+                )
+            elif n_wrong and pc.sum(marked).as_py() >= _MOSTLY * n:
+                rule = "a plain number; write digits with a decimal point alone"
+            else:
                 continue
             row = pc.index(wrong, True).as_py()
-            value = f"{self.path}:{self._where(row)}: column {name!r}: {column[row].as_py()!r}"
-            if n_wrong <= (1 - _MOSTLY) * n:
-                raise ValueError(
-                    f"{value} is not a number, as {n - n_wrong:,} of {n:,} values are; correct it, "
-                    f"leave it empty, or say --categorical {name}"
-                )
-            if pc.sum(pc.match_substring_regex(column, _MARKED_NUMBER)).as_py() >= _MOSTLY * n:
-                raise ValueError(
-                    f"{value} is not a plain number; write digits with a decimal point alone, or "
-                    f"say --categorical {name}"
-                )
+            raise ValueError(
+                f"{self.path}:{self._where(row)}: column {name!r}: {column[row].as_py()!r} is not "
+                f"{rule}, or say --categorical {name}"
+            )
 
     def check_finite(self, names: Collection[str]) -> None:
         """Raise a ValueError at the first infinite value of some columns."""
