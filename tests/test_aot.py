@@ -91,6 +91,13 @@ def test_shared_memory_is_within_the_chips(reports):
             assert r["shared_bytes"] <= chosen.shared_bytes(operands, c["BLOCK_D"]), where(r)
 
 
+def test_what_is_written_twice_is_written_by_one_thread(reports):
+    """Else the order, and with it sums of floats or the row that stays, would be chance."""
+    for r in reports:
+        if r["kernel"] in ("triangle", "views"):
+            assert r["layouts_written"] == 1, where(r)
+
+
 def test_one_exponential_for_each_product(reports):
     """Of the triangle, whose products serve two rows each, one for each pair."""
     for r in reports:

@@ -108,6 +108,18 @@ def test_no_gradient_for_who_does_not_ask(mix):
         assert not mix(x.requires_grad_(), draw).requires_grad
 
 
+@pytest.mark.parametrize("name", ["linear", "binary", "gaussian"])
+def test_a_batch_may_be_changed_in_place_once_it_is_mixed(mix, name):
+    """Only geometric mixing needs its values for the gradient."""
+    x = torch.randn(8, 5, requires_grad=True)
+    batch = x * 1
+    draw = get_noise(name).sample(batch, views=2, seed=0)
+    views, upstream = mix(batch, draw), torch.randn(2, 8, 5)
+    batch.add_(1)
+    views.backward(upstream)
+    torch.testing.assert_close(x.grad, gradient(mix, x.detach(), draw, upstream), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", NOISES)
 def test_gradient_bits_are_the_same_every_time(name):
     """Large enough for several blocks and threads, with rows that hundreds of others drew."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from mixnoise_kernels import nt_xent_rows
 from torch import Tensor
 
 from benchmarks.gpu import reference
@@ -85,6 +86,36 @@ def accuracy(bench: Bench, problem: Problem) -> dict[str, Any]:
         )
         passed = passed and result["zero_gradients"]
     return result | {"passed": passed}
+
+
+def in_shares(bench: Bench, problem: Problem) -> dict[str, Any]:
+    """What processes with unlike numbers of rows compute of each other's, in one process."""
+    problem, seed = bench.sized(problem), bench.seed()
+    leaves, grad = problem.inputs(bench.device, seed), problem.weights(bench.device, seed)
+    z1, z2, *learned = (leaf.detach() for leaf in leaves)
+    temperature = (learned[0], math.nan) if learned else (None, problem.temperature)
+    t = float(torch.tensor(problem.temperature)) if learned else problem.temperature
+    truth = reference.nt_xent(*leaves[:2], t, grad)
+    poison(bench.device)
+    rows, largest, n = torch.stack((z1, z2)), grad.abs().amax(), len(z1)
+    losses, processes, start = [], [], 0
+    for count in (1, n // 3, n - 1 - n // 3):
+        share = z1[start : start + count], z2[start : start + count]
+        loss, saved = nt_xent_rows.forward(*share, rows, start, *temperature, "auto")
+        own_grad = grad.view(2, n)[:, start : start + count].flatten()
+        weights = nt_xent_rows.weights(own_grad, largest, saved, *temperature)
+        losses.append(loss.view(2, count))
+        processes.append((own_grad, share, saved, weights))
+        start += count
+    of_all = torch.cat([weights for *_, weights in processes], dim=1)
+    found = []
+    for own_grad, share, saved, _ in processes:
+        found.append(nt_xent_rows.backward(own_grad, largest, *share, of_all, saved, *temperature))
+    dz1, dz2, dt = zip(*found, strict=True)
+    gradients = (torch.cat(dz1), torch.cat(dz2), *([torch.stack(dt).sum()] if learned else []))
+    error = errors((torch.cat(losses, dim=1).flatten(), *gradients), truth)
+    passed = all(e <= problem.tolerance for e in error.values())
+    return {"seed": seed, "tolerance": problem.tolerance, "errors": error, "passed": passed}
 
 
 def nan_in_nan_out(bench: Bench, problem: Problem) -> dict[str, Any]:
@@ -185,6 +216,10 @@ _ACCURACY = [
     *[Problem(129, 128, dtype, scene="zero rows") for dtype in (BF16, FP16, FP32)],
     *[Problem(129, 128, dtype, scene="scaled") for dtype in (BF16, FP32)],
 ]
+_IN_SHARES = [
+    *[Problem(1000, 128, dtype, t) for dtype in (BF16, FP32) for t in (0.5, 0.005)],
+    *[Problem(1000, 128, BF16, t, learns_temperature=True) for t in (0.5, 0.005)],
+]
 _SMALL = [Problem(129, 128, dtype) for dtype in (BF16, FP16, FP32)]
 _FORMS = [
     Problem(2048, 128),
@@ -194,6 +229,7 @@ _FORMS = [
 
 CASES = [
     *[Case(f"accuracy {p.name}", partial(accuracy, problem=p), (p,)) for p in _ACCURACY],
+    *[Case(f"in shares {p.name}", partial(in_shares, problem=p), (p,)) for p in _IN_SHARES],
     *[Case(f"NaN {p.name}", partial(nan_in_nan_out, problem=p), (p,)) for p in _SMALL],
     *[Case(f"subnormal {p.name}", partial(subnormal_is_zero, problem=p), (p,)) for p in _SMALL],
     *[Case(f"captured {p.name}", partial(captured, problem=p), (p,), True) for p in _FORMS],

@@ -36,6 +36,7 @@ from mixnoise_kernels.aot_cases import (
 )
 
 _TENSOR_CORE = re.compile(r"(HGMMA|HMMA|UTC\w*MMA)")
+_WRITTEN = re.compile(r"tt\.(?:store|atomic_rmw) .*?ptr<\w+>, (#[\w.]+(?:<\{.*?\}>)?)>")
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -51,6 +52,8 @@ class Report:
     instructions: int
     tensor_core_instructions: dict[str, int]
     memory_instructions: dict[str, int]
+    # Of stores and atomic additions: if it is one, what is written twice is so by one thread.
+    layouts_written: int
     # Of the main loop of kernels over pairs of rows; an element is one product.
     loop_instructions: int | None
     loop_spills: int | None
@@ -91,6 +94,7 @@ def report(case: Case) -> Report:
         instructions=len(instructions),
         tensor_core_instructions=_counts(m[1] for o in operations if (m := _TENSOR_CORE.search(o))),
         memory_instructions=_counts(o for o in operations if o.startswith(("LDG.", "STG."))),
+        layouts_written=len(set(_WRITTEN.findall(compiled.asm["ttgir"]))),
         loop_instructions=None if loop is None else len(loop),
         loop_spills=None if loop is None else sum(o.startswith(("STL", "LDL")) for o in loop),
         exponentials_per_element=None if loop is None else exponentials * per_element,

@@ -22,7 +22,7 @@ class Blocks:
     stages: int  # loads in flight
 
     def shared_bytes(self, operands: str, row_length: int) -> int:
-        """At most so much shared memory is taken."""
+        """About so much shared memory is taken; that of sm_100's tensor cores comes on top."""
         if self.k == row_length:
             elements = (self.rows + self.columns * self.stages) * row_length
             if self.out < row_length:
@@ -30,8 +30,9 @@ class Blocks:
         else:
             elements = (self.rows + self.columns) * self.k * self.stages
             elements += self.columns * self.out
-        # Some more for sums over threads.
-        return elements * BYTES[operands] + 2048
+        # Some more for sums over threads, and for products that are not the tensor cores'.
+        products = self.rows * self.columns * 4 if operands == "float32" else 0
+        return elements * BYTES[operands] + products + 2048
 
 
 # Bytes of a number, in all its terms, by what is multiplied.

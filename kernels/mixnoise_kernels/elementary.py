@@ -66,7 +66,8 @@ def normal_pair(radius_word, angle_word, APPROXIMATE: tl.constexpr):
         sine = tl.inline_asm_elementwise(
             "sin.approx.f32 $0, $1;", "=f,f", [angle], dtype=tl.float32, is_pure=True, pack=1
         )
-        radius = tl.sqrt(log2(u, True) * -1.3862944)
+        # Near 1 the logarithm may err to above 0.
+        radius = tl.sqrt(tl.maximum(log2(u, True) * -1.3862944, 0.0))
     else:
         cosine, sine = _cosine_and_sine(angle_word.to(tl.int32, bitcast=True))
         radius = tl.sqrt_rn(log2(u, False) * -1.3862944)

@@ -109,57 +109,19 @@ def gradient_kernel(
     part = tl.program_id(2)
     for quarter in range(4 // PARTS * part, 4 // PARTS * (part + 1)):
         view = quarter // 2
-        start, middle, stop = tiles_of_view(quarter % 2, offset + position, n, BLOCK, BLOCK_COLUMNS)
-        for tile in tl.range(start, middle, num_stages=STAGES):
-            acc = _gradient_tile(
-                acc,
-                own,
-                own_ptr,
-                own_base,
-                own_weight,
-                own_log2_l,
-                unit_ptr,
-                view * n_padded + tile * BLOCK_COLUMNS,
-                weight_ptr,
-                log2_l_ptr,
-                scale,
-                True,
-                False,
-                RUNNING,
-                STAGES,
-                BLOCK,
-                BLOCK_COLUMNS,
-                BLOCK_D,
-                BLOCK_K,
-                BLOCK_OUT,
-                TERMS,
-            )
-        for tile in tl.range(middle, stop, num_stages=1):
-            in_view = tile * BLOCK_COLUMNS + column
-            keep = (in_view < n)[None, :] & (in_view[None, :] != (offset + position + row)[:, None])
-            acc = _gradient_tile(
-                acc,
-                own,
-                own_ptr,
-                own_base,
-                own_weight,
-                own_log2_l,
-                unit_ptr,
-                view * n_padded + tile * BLOCK_COLUMNS,
-                weight_ptr,
-                log2_l_ptr,
-                scale,
-                keep,
-                True,
-                RUNNING,
-                STAGES,
-                BLOCK,
-                BLOCK_COLUMNS,
-                BLOCK_D,
-                BLOCK_K,
-                BLOCK_OUT,
-                TERMS,
-            )
+        bounds = tiles_of_view(quarter % 2, offset + position, n, BLOCK, BLOCK_COLUMNS)
+        for MASKED in tl.static_range(2):
+            for tile in tl.range(
+                bounds[MASKED], bounds[MASKED + 1], num_stages=1 if MASKED else STAGES
+            ):
+                in_view = tile * BLOCK_COLUMNS + column[None, :]
+                keep = (in_view < n) & (in_view != (offset + position + row)[:, None])
+                acc = _gradient_tile(
+                    acc, own, own_ptr, own_base, own_weight, own_log2_l,
+                    unit_ptr, view * n_padded + tile * BLOCK_COLUMNS, weight_ptr, log2_l_ptr,
+                    scale, keep, MASKED == 1, RUNNING, STAGES,
+                    BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, BLOCK_OUT, TERMS,
+                )  # fmt: skip
     out_row = part.to(tl.int64) * 2 * own_padded + own_base + row
     place = negatives_ptr + out_row[:, None] * BLOCK_D
     tl.store(place + tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)[None, :], acc)

@@ -154,7 +154,7 @@ def _draw_arguments(
 
 def mix_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     seed: Tensor,
     partner: Tensor,
     coef: Tensor,
@@ -162,13 +162,15 @@ def mix_backward(
     low: Tensor | None,
     function: str,
 ) -> Tensor:
-    """Gradient of x ``(N, F)`` from that of its views ``(V, N, F)``."""
+    """Gradient of x ``(N, F)``, which only geometric mixing needs, from that of the views."""
     n_views, n_rows, n_columns = grad.shape
-    dx = x.new_empty(x.shape)
+    dx = grad.new_empty(n_rows, n_columns)
     if dx.numel() == 0:
         return dx
+    if x is None:
+        x = dx  # a pointer has to be given in any case
     drawn, order = partner.flatten().sort(stable=True)
-    start = torch.searchsorted(drawn, torch.arange(n_rows + 1, device=x.device))
+    start = torch.searchsorted(drawn, torch.arange(n_rows + 1, device=grad.device))
     block = block_of(n_columns)
     launch(
         views_gradient_kernel,

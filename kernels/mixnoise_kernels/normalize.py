@@ -102,37 +102,16 @@ def normalize_kernel(
     TERMS: tl.constexpr,
 ):
     t = temperature_of(temperature_ptr, temperature, FROM_TENSOR)
-    # Not a choice of pointers: what is known of their alignment would be lost.
-    if tl.program_id(1) == 0:
-        _normalize(
-            z1_ptr,
-            stride1,
-            unit_ptr,
-            inverse_norm_ptr,
-            t,
-            n,
-            d,
-            TINY,
-            ROUND,
-            BLOCK_ROWS,
-            BLOCK_D,
-            TERMS,
-        )
-    else:
-        _normalize(
-            z2_ptr,
-            stride2,
-            unit_ptr + tl.cast(n_padded, tl.int64) * (BLOCK_D * TERMS),
-            inverse_norm_ptr + n_padded,
-            t,
-            n,
-            d,
-            TINY,
-            ROUND,
-            BLOCK_ROWS,
-            BLOCK_D,
-            TERMS,
-        )
+    # Known at compile time: a choice of pointers would lose what is known of their alignment.
+    for view in tl.static_range(2):
+        if tl.program_id(1) == view:
+            _normalize(
+                (z1_ptr, z2_ptr)[view],
+                (stride1, stride2)[view],
+                unit_ptr + tl.cast(n_padded, tl.int64) * (view * BLOCK_D * TERMS),
+                inverse_norm_ptr + view * n_padded,
+                t, n, d, TINY, ROUND, BLOCK_ROWS, BLOCK_D, TERMS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -202,41 +181,17 @@ def normalize_backward_kernel(
     TERMS: tl.constexpr,
 ):
     second = tl.cast(n_padded, tl.int64) * BLOCK_D
-    if tl.program_id(1) == 0:
-        _normalize_backward(
-            z1_ptr,
-            stride1,
-            negatives_ptr,
-            unit_ptr + second * TERMS,
-            inverse_norm_ptr,
-            pull_ptr,
-            scale_ptr,
-            dz1_ptr,
-            along_ptr,
-            n,
-            d,
-            2 * second,
-            PARTS,
-            BLOCK_ROWS,
-            BLOCK_D,
-            TERMS,
-        )
-    else:
-        _normalize_backward(
-            z2_ptr,
-            stride2,
-            negatives_ptr + second,
-            unit_ptr,
-            inverse_norm_ptr + n_padded,
-            pull_ptr,
-            scale_ptr,
-            dz2_ptr,
-            along_ptr + n_padded,
-            n,
-            d,
-            2 * second,
-            PARTS,
-            BLOCK_ROWS,
-            BLOCK_D,
-            TERMS,
-        )
+    for view in tl.static_range(2):
+        if tl.program_id(1) == view:
+            _normalize_backward(
+                (z1_ptr, z2_ptr)[view],
+                (stride1, stride2)[view],
+                negatives_ptr + view * second,
+                unit_ptr + (1 - view) * second * TERMS,
+                inverse_norm_ptr + view * n_padded,
+                pull_ptr,
+                scale_ptr,
+                (dz1_ptr, dz2_ptr)[view],
+                along_ptr + view * n_padded,
+                n, d, 2 * second, PARTS, BLOCK_ROWS, BLOCK_D, TERMS,
+            )  # fmt: skip

@@ -92,16 +92,8 @@ def nt_xent_backward(
 
 
 @torch.library.register_fake("mixnoise::triton_nt_xent_backward", lib=_LIBRARY)
-def _(
-    grad: Tensor,
-    z1: Tensor,
-    z2: Tensor,
-    unit: Tensor,
-    inverse_norm: Tensor,
-    stats: Tensor,
-    temperature: Tensor | None,
-    number: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, z1: Tensor, z2: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, _, stats, temperature, _ = rest
     dz1, dz2 = (torch.empty_like(z, memory_format=torch.contiguous_format) for z in (z1, z2))
     return dz1, dz2, stats.new_empty(0 if temperature is None else ())
 
@@ -154,7 +146,7 @@ def _(x: Tensor, seed: Tensor, partner: Tensor, *_: Any) -> Tensor:
 @_operator("triton_mix_backward")
 def mix_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     seed: Tensor,
     partner: Tensor,
     coef: Tensor,
@@ -162,21 +154,26 @@ def mix_backward(
     low: Tensor | None,
     function: str,
 ) -> Tensor:
-    with current(x):
+    with current(grad):
         return mix.mix_backward(grad, x, seed, partner, coef, kind, low, function)
 
 
 @torch.library.register_fake("mixnoise::triton_mix_backward", lib=_LIBRARY)
-def _(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def _(grad: Tensor, *_: Any) -> Tensor:
+    return grad.new_empty(grad.shape[1:])
 
 
 def _mix_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, ctx.function = inputs
-    ctx.save_for_backward(*tensors)
+    x, seed, partner, coef, kind, low, ctx.function = inputs
+    if ctx.function != "geometric" and kind is None:
+        x = None  # the gradient is that of any x, which may be changed in place
+    ctx.save_for_backward(x, seed, partner, coef, kind, low)
 
 
 def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    kind = ctx.saved_tensors[4]
+    if ctx.function == "gaussian" and kind is None:
+        return grad.sum(0), None, None, None, None, None, None
     dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
     return dx, None, None, None, None, None, None
 

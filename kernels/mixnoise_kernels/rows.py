@@ -85,48 +85,17 @@ def rows_kernel(
     total = tl.zeros((BLOCK,), tl.float32)
     for quarter in range(4):
         view = quarter // 2
-        start, middle, stop = tiles_of_view(quarter % 2, offset + position, n, BLOCK, BLOCK_COLUMNS)
-        for tile in tl.range(start, middle, num_stages=STAGES):
-            largest, total = _rows_tile(
-                own,
-                own_ptr,
-                own_base,
-                largest,
-                total,
-                unit_ptr,
-                view * n_padded + tile * BLOCK_COLUMNS,
-                scale,
-                True,
-                False,
-                RUNNING,
-                STAGES,
-                BLOCK,
-                BLOCK_COLUMNS,
-                BLOCK_D,
-                BLOCK_K,
-                TERMS,
-            )
-        for tile in tl.range(middle, stop, num_stages=1):
-            in_view = tile * BLOCK_COLUMNS + column
-            keep = (in_view < n)[None, :] & (in_view[None, :] != (offset + position + row)[:, None])
-            largest, total = _rows_tile(
-                own,
-                own_ptr,
-                own_base,
-                largest,
-                total,
-                unit_ptr,
-                view * n_padded + tile * BLOCK_COLUMNS,
-                scale,
-                keep,
-                True,
-                RUNNING,
-                STAGES,
-                BLOCK,
-                BLOCK_COLUMNS,
-                BLOCK_D,
-                BLOCK_K,
-                TERMS,
-            )
+        bounds = tiles_of_view(quarter % 2, offset + position, n, BLOCK, BLOCK_COLUMNS)
+        for MASKED in tl.static_range(2):
+            for tile in tl.range(
+                bounds[MASKED], bounds[MASKED + 1], num_stages=1 if MASKED else STAGES
+            ):
+                in_view = tile * BLOCK_COLUMNS + column[None, :]
+                keep = (in_view < n) & (in_view != (offset + position + row)[:, None])
+                largest, total = _rows_tile(
+                    own, own_ptr, own_base, largest, total,
+                    unit_ptr, view * n_padded + tile * BLOCK_COLUMNS, scale, keep,
+                    MASKED == 1, RUNNING, STAGES, BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS,
+                )  # fmt: skip
     tl.store(sums_ptr + own_base + row, total)
     tl.store(largest_ptr + own_base + row, largest)

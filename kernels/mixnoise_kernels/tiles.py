@@ -145,17 +145,9 @@ def products_of_tile(
         s = dot_transposed(own, other, tl.zeros((BLOCK, BLOCK_COLUMNS), tl.float32))
     else:
         s = products_by_chunks(
-            own_ptr,
-            own_base,
-            unit_ptr,
-            base,
-            BLOCK,
-            BLOCK_COLUMNS,
-            BLOCK_D,
-            BLOCK_K,
-            TERMS,
-            STAGES,
-        )
+            own_ptr, own_base, unit_ptr, base,
+            BLOCK, BLOCK_COLUMNS, BLOCK_D, BLOCK_K, TERMS, STAGES,
+        )  # fmt: skip
     if MASKED:
         s = tl.where(keep, s, -float("inf"))
     return s, other

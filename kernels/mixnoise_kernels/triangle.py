@@ -36,23 +36,14 @@ def _triangle_tile(
         s = dot_transposed(other, own, tl.zeros((BLOCK, BLOCK), tl.float32))
     else:
         s = products_by_chunks(
-            unit_ptr,
-            other_base,
-            unit_ptr,
-            own_base,
-            BLOCK,
-            BLOCK,
-            BLOCK_D,
-            BLOCK_K,
-            TERMS,
-            STAGES,
+            unit_ptr, other_base, unit_ptr, own_base, BLOCK, BLOCK, BLOCK_D, BLOCK_K, TERMS, STAGES
         )
     if MASKED:
         s = tl.where(keep, s, -float("inf"))
     e = tl.exp2(s)
-    # No other program adds to these sums, a thread's additions keep their order, and the last ones,
-    # which other threads make, come after the barrier of their own reduction: the same bits every
-    # time. An atomic addition does not wait for what was there.
+    # No other program adds to these sums, and all additions to a row are one thread's, here and at
+    # the end, since they have one layout (tests/test_aot.py looks): they keep their order, and so
+    # the sums their bits. An atomic addition does not wait for what was there.
     pointer = sums_ptr + other_base + tl.arange(0, BLOCK)
     if MASKED:
         tl.atomic_add(pointer, tl.sum(e, 1), mask=is_other, sem="relaxed", scope="cta")
@@ -123,21 +114,10 @@ def triangle_kernel(
             keep_own = position * BLOCK + index < n
             off_diagonal = (index[:, None] != index[None, :]) | (step % n_blocks != 0)
             total += _triangle_tile(
-                own,
-                own_base,
-                unit_ptr,
-                sums_ptr,
-                other_view * n_padded + other_position * BLOCK,
-                keep_other[:, None] & keep_own[None, :] & off_diagonal,
-                step != 0,
-                True,
-                WARPS,
-                STAGES,
-                BLOCK,
-                BLOCK_D,
-                BLOCK_K,
-                TERMS,
-            )
+                own, own_base, unit_ptr, sums_ptr, other_view * n_padded + other_position * BLOCK,
+                keep_other[:, None] & keep_own[None, :] & off_diagonal, step != 0,
+                True, WARPS, STAGES, BLOCK, BLOCK_D, BLOCK_K, TERMS,
+            )  # fmt: skip
         for q in tl.range(tl.maximum(start, n_masked), stop, num_stages=STAGES):
             step = q - n_masked + 1
             step += has_edge * (step >= to_edge).to(tl.int32)
@@ -145,21 +125,10 @@ def triangle_kernel(
             j = tl.where(j >= 2 * n_blocks, j - 2 * n_blocks, j)
             other_view = (j >= n_blocks).to(tl.int32)
             total += _triangle_tile(
-                own,
-                own_base,
-                unit_ptr,
-                sums_ptr,
-                other_view * (n_padded - n_blocks * BLOCK) + j * BLOCK,
-                True,
-                True,
-                False,
-                WARPS,
-                STAGES,
-                BLOCK,
-                BLOCK_D,
-                BLOCK_K,
-                TERMS,
-            )
+                own, own_base, unit_ptr, sums_ptr,
+                other_view * (n_padded - n_blocks * BLOCK) + j * BLOCK, True, True,
+                False, WARPS, STAGES, BLOCK, BLOCK_D, BLOCK_K, TERMS,
+            )  # fmt: skip
         # At once: one sum after the other does not compile for sm_100 with Triton 3.8.0.
         own_sums = tl.sum(tl.reshape(total, (WARPS * 8, BLOCK)), 0)
         tl.atomic_add(sums_ptr + own_base + index, own_sums, sem="relaxed", scope="cta")

@@ -145,7 +145,8 @@ def _mix_rows(
                 tl.store(target, narrow(mixed, views_ptr.dtype.element_ty), mask=mask)
                 if FUNCTION != BINARY and FUNCTION != GAUSSIAN:
                     # Where the coefficient is 1 the row is x's own, bit for bit. It so rarely is
-                    # that a store which is hardly ever done costs less than a choice.
+                    # that a store which is hardly ever done costs less than a choice. It is the
+                    # same thread's, since both have one layout (tests/test_aot.py looks).
                     tl.store(target, own, mask=mask & (coef == 1.0))
 
 
@@ -185,28 +186,8 @@ def views_kernel(
     for each in tl.static_range(4):
         if each == FUNCTION or (FUNCTION < 0 and tl.minimum(function, GAUSSIAN) == each):
             _mix_rows(
-                x_ptr,
-                views_ptr,
-                seed_ptr,
-                partner_ptr,
-                coef_ptr,
-                low_ptr,
-                row,
-                n_rows,
-                n_columns,
-                row_stride,
-                column_stride,
-                view_stride,
-                out_row_stride,
-                out_column_stride,
-                first_view,
-                n_views,
-                first,
-                function <= GAUSSIAN,
-                each,
-                LOW,
-                VIEWS,
-                WIDE,
-                APPROXIMATE,
-                BLOCK,
-            )
+                x_ptr, views_ptr, seed_ptr, partner_ptr, coef_ptr, low_ptr,
+                row, n_rows, n_columns, row_stride, column_stride,
+                view_stride, out_row_stride, out_column_stride, first_view, n_views, first,
+                function <= GAUSSIAN, each, LOW, VIEWS, WIDE, APPROXIMATE, BLOCK,
+            )  # fmt: skip

@@ -2,6 +2,7 @@
 
 A row receives from itself and from every row that drew it. Those are gathered in a fixed order, so
 the result is the same bits every time. A program has some positions of one quarter of one row.
+(Gaussian noise alone needs no kernel: its gradient is the sum over views.)
 """
 
 from __future__ import annotations
@@ -135,27 +136,26 @@ def views_gradient_kernel(
                     each, WIDE, BLOCK,
                 )  # fmt: skip
 
-    if FUNCTION < 3:
-        for i in range(tl.load(start_ptr + row), tl.load(start_ptr + row + 1)):
-            other_place = tl.load(order_ptr + i)
-            other_view = other_place // n_rows
-            other = other_place - other_view * n_rows
-            other_start = grad_start + other_view * grad_view_stride + other * grad_row_stride
-            other_g = tl.load(other_start, mask=mask, other=0.0).to(WIDE)
-            other_coef = tl.load(coef_ptr + other_place).to(WIDE)
-            other_log2 = own_log2
-            if FUNCTION == GEOMETRIC or FUNCTION < 0:
-                z = tl.load(x_start + other * row_stride, mask=mask, other=0)
-                other_log2 = log2(z.to(WIDE) - low, False)
-            other_function = FUNCTION
-            if FUNCTION < 0:
-                other_function = tl.load(kind_ptr + other).to(tl.int32)
-            for each in tl.static_range(3):
-                if each == FUNCTION or (FUNCTION < 0 and other_function == each):
-                    total += _other_share(
-                        other_g, own_log2, other_log2, other_coef, seed_ptr, other_view,
-                        other.to(tl.int32), first, quarter_index, each, WIDE, BLOCK,
-                    )  # fmt: skip
+    for i in range(tl.load(start_ptr + row), tl.load(start_ptr + row + 1)):
+        other_place = tl.load(order_ptr + i)
+        other_view = other_place // n_rows
+        other = other_place - other_view * n_rows
+        other_start = grad_start + other_view * grad_view_stride + other * grad_row_stride
+        other_g = tl.load(other_start, mask=mask, other=0.0).to(WIDE)
+        other_coef = tl.load(coef_ptr + other_place).to(WIDE)
+        other_log2 = own_log2
+        if FUNCTION == GEOMETRIC or FUNCTION < 0:
+            z = tl.load(x_start + other * row_stride, mask=mask, other=0)
+            other_log2 = log2(z.to(WIDE) - low, False)
+        other_function = FUNCTION
+        if FUNCTION < 0:
+            other_function = tl.load(kind_ptr + other).to(tl.int32)
+        for each in tl.static_range(3):
+            if each == FUNCTION or (FUNCTION < 0 and other_function == each):
+                total += _other_share(
+                    other_g, own_log2, other_log2, other_coef, seed_ptr, other_view,
+                    other.to(tl.int32), first, quarter_index, each, WIDE, BLOCK,
+                )  # fmt: skip
 
     if FUNCTION == GEOMETRIC or FUNCTION < 0:
         # Finite for any finite data, also in float16; an inf that came from above stays one, since

@@ -242,7 +242,7 @@ def _select(mask: Tensor, own: Tensor, other: Tensor) -> Tensor:
 
 def mix_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     seed: Tensor,
     partner: Tensor,
     coef: Tensor,
@@ -250,19 +250,20 @@ def mix_backward(
     low: Tensor | None,
     function: str,
 ) -> Tensor:
-    """Gradient of x ``(N, F)`` from that of its views ``(V, N, F)``.
+    """Gradient of x ``(N, F)``, which only geometric mixing needs, from that of the views.
 
-    Each row receives from itself and from every row that drew it. Those are gathered in a fixed
-    order (partners sorted once), so the result is the same bits every time.
+    It is ``(V, N, F)``. Each row receives from itself and from every row that drew it. Those are
+    gathered in a fixed order (partners sorted once), so the result is the same bits every time.
     """
     n_views, n_rows, n_columns = grad.shape
-    wide = compute_dtype(x.dtype)
+    wide = compute_dtype(grad.dtype)
     own_grad = grad.new_zeros(n_rows, n_columns, dtype=wide)
     other_grad = grad.new_zeros(n_views, n_rows, n_columns, dtype=wide)
     bits = ElementHash(seed, n_views, n_rows, n_columns)
     for name, rows in _groups(kind, function):
         for block in _row_blocks(rows, n_rows, n_columns):
             if name == "geometric":
+                assert x is not None
                 own = _log2(_take(x, block).to(wide), low)
             for v in range(n_views):
                 g = _take(grad[v], block).to(wide)
@@ -276,22 +277,22 @@ def mix_backward(
                 elif name == "linear":
                     to_own, to_other = g * c, g * (1 - c)
                 else:
+                    assert x is not None
                     drawn = x.index_select(0, partner[v, block]).to(wide)
                     to_own, to_other = _geometric_backward(g, c, own, _log2(drawn, low))
                 # An unmixed row is the identity, also where geometric's derivative is not.
                 unmixed = c == 1
                 own_grad[block] += torch.where(unmixed, g, to_own)
                 other_grad[v, block] = to_other.masked_fill(unmixed, 0)
-    if function != "gaussian" or kind is not None:
-        drawn, order = partner.flatten().sort(stable=True)
-        starts = torch.searchsorted(drawn, torch.arange(n_rows, device=x.device))
-        own_grad += F.embedding_bag(order, other_grad.flatten(0, 1), starts, mode="sum")
+    drawn, order = partner.flatten().sort(stable=True)
+    starts = torch.searchsorted(drawn, torch.arange(n_rows, device=grad.device))
+    own_grad += F.embedding_bag(order, other_grad.flatten(0, 1), starts, mode="sum")
     if kind is not None or function == "geometric":
         # Finite for any finite data, also in float16; an inf that came from above stays one, since
         # loss scaling looks for it.
-        largest = torch.finfo(x.dtype).max
+        largest = torch.finfo(grad.dtype).max
         own_grad = own_grad.where(own_grad.isinf(), own_grad.clamp(-largest, largest))
-    return own_grad.to(x.dtype)
+    return own_grad.to(grad.dtype)
 
 
 def _geometric_backward(g: Tensor, c: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ def _(x: Tensor, seed: Tensor, partner: Tensor, *_: Any) -> Tensor:
 @torch.library.custom_op("mixnoise::mix_backward", mutates_args=())
 def mix_backward(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     seed: Tensor,
     partner: Tensor,
     coef: Tensor,
@@ -117,16 +117,21 @@ def mix_backward(
 
 
 @mix_backward.register_fake
-def _(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _(grad: Tensor, *_: Any) -> Tensor:
+    return grad.new_empty(grad.shape[1:])
 
 
 def _mix_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, ctx.function = inputs
-    ctx.save_for_backward(*tensors)
+    x, seed, partner, coef, kind, low, ctx.function = inputs
+    if ctx.function != "geometric" and kind is None:
+        x = None  # the gradient is that of any x, which may be changed in place
+    ctx.save_for_backward(x, seed, partner, coef, kind, low)
 
 
 def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    kind = ctx.saved_tensors[4]
+    if ctx.function == "gaussian" and kind is None:
+        return grad.sum(0), None, None, None, None, None, None
     dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
     return dx, None, None, None, None, None, None
 
