@@ -31,6 +31,10 @@ class Batches(Protocol):
     def n_rows(self) -> int | None:
         """How many rows the data have, if that can be told."""
 
+    @property
+    def batch_size(self) -> int | None:
+        """How many rows this process takes in a step, if that can be told."""
+
     def __len__(self) -> int: ...
 
     def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
@@ -49,6 +53,7 @@ class _Order:
     def __init__(self, n_rows: int, batch_size: int, rank: int, n_ranks: int) -> None:
         self.n_rows, self.rank, self.n_ranks = n_rows, rank, n_ranks
         self.step = batch_size * n_ranks
+        self.batch_size = min(self.step, n_rows) // n_ranks
         # A last batch that leaves a process a single row, which has no partner, is dropped.
         last_is_used = n_rows % self.step // n_ranks >= 2
         self.n_batches = n_rows // self.step + last_is_used
@@ -75,14 +80,16 @@ class Rows:
         if device.type == "cuda" and not x.is_cuda:
             fits = x.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
         self.x = x.to(device) if fits else x
-        self.n_rows = order.n_rows
+        self.n_rows, self.batch_size = order.n_rows, order.batch_size
 
     def __len__(self) -> int:
         return self.order.n_batches
 
     def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Tensor]:
         for rows in self.order.epoch(seed, start):
-            yield self.x[rows.to(self.x.device)].to(self.device, non_blocking=True)
+            # Not waited for on CUDA, where indices are copied before the call returns.
+            rows = rows.to(self.x.device, non_blocking=self.x.is_cuda)
+            yield self.x[rows].to(self.device, non_blocking=True)
 
     def rows(self, seed: int, batch: int) -> Tensor:
         return next(self.order.epoch(seed, batch))
@@ -119,7 +126,7 @@ class Samples:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        self.n_rows = order.n_rows
+        self.n_rows, self.batch_size = order.n_rows, order.batch_size
 
     def __len__(self) -> int:
         return self.sampler.order.n_batches
@@ -178,20 +185,25 @@ class Loader:
 
     n_rows = None
 
-    def __init__(self, loader: Any, shared: bool = False) -> None:
-        if _length(loader) == 0:
+    def __init__(self, loader: Any, shared: bool = False, n_batches: int | None = None) -> None:
+        self.n_batches = _length(loader) if n_batches is None else n_batches
+        if self.n_batches == 0:
             raise ValueError("data must have at least one batch, got an empty loader")
         self.loader = loader
         self.shared = shared  # whether one process loads for all of them
+        sizes = (getattr(part, "batch_size", None) for part in _and_samplers(loader))
+        self.batch_size: int | None = next((s for s in sizes if isinstance(s, int)), None)
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return self.n_batches
 
     def epoch(self, seed: int, start: int = 0, number: int = 0) -> Iterator[Any]:
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(number)  # those of Accelerate would count epochs anew
-        for generator in _generators(self.loader):
-            generator.manual_seed(seed)
+        for part in _and_samplers(self.loader):
+            generator = getattr(part, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
         # Not again before the first batch: with workers a sampler draws now, without them then.
         seed_globally(derive_seed(seed, "batch", 0))
         batches = iter(self.loader)
@@ -210,14 +222,13 @@ class Loader:
         return None
 
 
-def _generators(loader: Any) -> Iterator[torch.Generator]:
-    """The generators of a loader and of its samplers."""
-    for name in ("generator", "sampler", "batch_sampler"):
-        part = getattr(loader, name, None)
-        if isinstance(part, torch.Generator):
-            yield part
-        elif isinstance(part, Sampler):
-            yield from _generators(part)
+def _and_samplers(loader: Any) -> Iterator[Any]:
+    """A loader, its samplers, and theirs."""
+    yield loader
+    for name in ("sampler", "batch_sampler"):
+        sampler = getattr(loader, name, None)
+        if isinstance(sampler, Sampler):
+            yield from _and_samplers(sampler)
 
 
 def _n_rows(batch: Any) -> int | None:
@@ -249,7 +260,11 @@ def make_batches(
         x = x.to(dtype) if x.is_floating_point() else x
         return Rows(x, _Order(x.shape[0], batch_size, rank, n_ranks), device)
     if isinstance(data, IterableDataset):
-        data = DataLoader(data, batch_size, num_workers=num_workers)
+        loader = DataLoader(data, batch_size, num_workers=num_workers)
+        # Each worker ends with a batch of its own, of which the loader's length knows nothing.
+        n_rows, n_workers = _length(data), max(1, num_workers)
+        shares = (len(range(worker, n_rows, n_workers)) for worker in range(n_workers))
+        return Loader(loader, n_batches=sum(-(-share // batch_size) for share in shares))
     if isinstance(data, DataLoader):
         return Loader(data)
     if hasattr(data, "tocsr"):

@@ -45,6 +45,14 @@ class HiddenSite:
         self.active, self.n_calls, self.generator, self.draw = True, 0, generator, draw
         try:
             h: Tensor = encoder(*inputs, **kwargs)
+        except Exception as error:
+            if self.n_calls:
+                error.add_note(
+                    f"Behind the submodule {self.noise.at!r}, whose output is mixed, there are two "
+                    f"rows for each of {self.n_rows}: what the encoder brings past it (masks, "
+                    "indices of graphs, residual branches) has too few for that."
+                )
+            raise
         finally:
             self.active, self.generator, self.draw = False, None, None
         if self.n_calls != 1:
@@ -99,7 +107,8 @@ def two_views(
 ) -> Tensor:
     """Both views of x, one below the other: ``(2N, ...)``."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}")
+        hint = "" if what == "x" else "; let a module return the one that is to be mixed"
+        raise TypeError(f"{what} must be a tensor to be mixed, got {type(x).__name__}{hint}")
     if draw is None:
         draw = noise.sample(x, views=2, generator=generator)
     views: Any = noise.apply(x, draw)
@@ -117,7 +126,10 @@ def two_views(
 
 def check_rows(name: str, h: Any, n_rows: int) -> None:
     if not isinstance(h, Tensor):
-        raise TypeError(f"the {name} must return a tensor, got {type(h).__name__}")
+        raise TypeError(
+            f"the {name} must return a tensor, got {type(h).__name__}: wrap it in a module that "
+            "returns the one you want"
+        )
     if h.ndim == 0 or h.shape[0] != n_rows:
         raise ValueError(
             f"the {name} must return one row per sample and view, {n_rows}, got shape "

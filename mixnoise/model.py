@@ -131,7 +131,10 @@ class DACL(nn.Module):
         """
         group = resolve(self.loss.group)
         with nullcontext() if group is None else failing_together(group):
-            pairs = self._pairs(inputs, kwargs, generator, draw, micro_batch)
+            pairs = [
+                self._pair(i, inputs, kwargs, generator, each, micro_batch)
+                for i, each in enumerate(self._draws(draw))
+            ]
         losses = [self.loss(z1, z2) for z1, z2 in pairs]
         if self.weights is not None:
             losses = [w * loss for w, loss in zip(self.weights, losses, strict=True)]
@@ -150,20 +153,6 @@ class DACL(nn.Module):
         Arguments as for :meth:`forward`. Of several noises, those of the first.
         """
         return self._pair(0, inputs, kwargs, generator, self._draws(draw)[0], micro_batch)
-
-    def _pairs(
-        self,
-        inputs: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        generator: torch.Generator | None,
-        draw: Any,
-        micro_batch: int | None,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """The projections of two views for each noise."""
-        return [
-            self._pair(i, inputs, kwargs, generator, each, micro_batch)
-            for i, each in enumerate(self._draws(draw))
-        ]
 
     def _draws(self, draw: Any) -> Sequence[Any]:
         """One for each noise; None: to be drawn."""
@@ -223,6 +212,8 @@ class DACL(nn.Module):
     def _project(self, h: Tensor) -> Tensor:
         z: Tensor = self.projector(h)
         check_rows("projector", z, h.shape[0])
+        if z.ndim != 2:
+            raise ValueError(f"the projector must return shape (rows, D), got {tuple(z.shape)}")
         return z
 
     def _check_micro_batches(

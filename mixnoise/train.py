@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from mixnoise.batches import Batches, Loader, Rows, make_batches
 from mixnoise.checks import check_choice, check_float, check_integer
@@ -26,12 +27,13 @@ from mixnoise.seeding import preserved_random_state
 from mixnoise.training.accelerator import accelerator_for, shared_loader
 from mixnoise.training.agreement import Agreement, lost_contact_explained
 from mixnoise.training.checkpoints import check_can_be_saved
+from mixnoise.training.domain import check_domain
 from mixnoise.training.loop import Loop, LossNotFinite
 from mixnoise.training.monitor import Monitor, check_probe
 from mixnoise.training.optim import OPTIMIZERS, default_lr, make_optimizer
 from mixnoise.training.resuming import freed_if_nothing_comes_of_it, open_run
 from mixnoise.training.run_folder import RunFolder
-from mixnoise.training.termination import deferred_sigterm
+from mixnoise.training.termination import deferred_signals
 from mixnoise.training.validation import Validation
 
 __all__ = ["LossNotFinite", "Run", "pretrain"]
@@ -95,21 +97,25 @@ def pretrain(
 
     The learning rate rises linearly over the first twentieth of the steps and then falls to zero
     by a cosine. Order, noise and dropout depend on ``seed`` alone: the same seed gives the same
-    weights, bit for bit, on the same machine with the same number of threads, whatever
-    ``num_workers`` is and however often the run was killed and resumed. So that this holds for
-    data and models that draw from the global generators of torch, numpy and random, these are
-    seeded before each batch and each step, and a loader's own ones before each epoch; on return the
-    global ones are as they were. Under ``torchrun`` or ``accelerate launch`` every process takes
+    weights, bit for bit, on the same machine with the same number of threads, however often the run
+    was killed and resumed and, but for an IterableDataset, whatever ``num_workers`` is. So that
+    this holds for data and models that draw from the global generators of torch, numpy and random,
+    these are seeded before each batch and each step, and a loader's own ones before each epoch
+    (not those of workers that persist from epoch to epoch); on return the global ones are as they
+    were. Under ``torchrun`` or ``accelerate launch`` every process takes
     its share of each batch, and contrasts its rows among themselves, or with all if the model has
     ``gather=True``.
 
     Threads that call it wait for one another.
 
-    SIGTERM, in a run with a ``run_dir`` in the main thread, is obeyed after the step that is
-    running and a checkpoint. If one of several processes fails, all of them raise.
+    SIGTERM and Ctrl-C, in a run with a ``run_dir`` in the main thread, are obeyed after the step
+    that is running and a checkpoint, a second Ctrl-C at once. If one of several processes fails,
+    all of them raise.
 
     Args:
         model: moved to Accelerate's device (a GPU if there is one) and left in training mode.
+            Frozen parts, in evaluation mode and with no parameter that asks for a gradient, stay
+            as they are.
         data: rows ``(N, *features)`` as a tensor or an array, N >= 2, kept on the device if they
             fit; or a map-style dataset of samples, or an IterableDataset with a length, whose
             workers must yield each its own; or a loader of batches with a length, used as it is (of
@@ -119,7 +125,8 @@ def pretrain(
             dtype; with "hidden" noise the encoder gets everything in the tuple or mapping. A last
             batch of a single row is dropped.
         epochs: passes over the data, >= 1.
-        batch_size: rows per step and process, >= 2; at most N are used. A loader has its own.
+        batch_size: rows per step and process, >= 2; at most N are used. A loader has its own, in
+            its attribute of this name, or else this is what LARS and ``validation`` go by.
         micro_batch: rows of both views that the network takes at a time, >= 1, for batches that do
             not fit into memory, also where it is evaluated; the step is that of the whole batch,
             see ``DACL.forward``.
@@ -147,8 +154,9 @@ def pretrain(
             warned of.
         probe: labelled (train, test) sets for a kNN probe at every evaluation; labels are used for
             nothing else. A probe that fails is warned of, and its accuracy is NaN.
-        validation: rows ``(N, *features)`` like those of ``data`` that are not trained on: their
-            loss, always with the same noise, is in the history of every evaluation.
+        validation: rows ``(N, *features)`` like those of ``data``, a tensor or an array, that are
+            not trained on: their loss, always with the same noise, is in the history of every
+            evaluation.
         patience: stop after so many evaluations without a lower loss of ``validation``, >= 1; None
             goes on to the last epoch. The learning rate falls as if the run would do so, too.
         trackers: names of Accelerate's trackers, used if there is a ``run_dir``.
@@ -204,11 +212,11 @@ def pretrain(
     if probe is not None:
         check_probe(probe, model.encoder)
     folder = None if run_dir is None else RunFolder(run_dir)
-    events = None if folder is None else folder.path / "events"
+    events = None if folder is None else folder.events
     with (
         _ONE_AT_A_TIME,
         torch.inference_mode(False),  # which turns gradients on, also under no_grad
-        deferred_sigterm(folder is not None) as termination,
+        deferred_signals(folder is not None) as termination,
         lost_contact_explained(),
         accelerator_for(precision, trackers, events) as accelerator,
         preserved_random_state(),
@@ -221,14 +229,17 @@ def pretrain(
         batches = make_batches(
             data, batch_size, accelerator.device, dtype, num_workers, rank, n_ranks
         )
+        rows_per_step = batches.batch_size or batch_size
         if isinstance(batches, Loader) and n_ranks > 1:
             batches = shared_loader(accelerator, batches.loader)
+        if isinstance(batches, Rows):  # of others, a batch may be dear, and to be had only once
+            check_domain("data", batches.x[:rows_per_step], model)
         held_out = None
         if validation is not None:
-            held_out = Validation(validation, batch_size, seed, rank, n_ranks, micro_batch)
+            held_out = Validation(validation, rows_per_step, seed, rank, n_ranks, micro_batch)
             held_out.check(model, batches.x if isinstance(batches, Rows) else None, dtype)
         if lr is None:
-            lr = default_lr(optimizer, batch_size * n_ranks)
+            lr = default_lr(optimizer, rows_per_step * n_ranks)
         made_optimizer = make_optimizer(optimizer, model, lr, weight_decay)
         checkpoint = None
         if folder is not None:
@@ -296,6 +307,11 @@ def _check(
         if isinstance(getattr(model, "_orig_mod", None), DACL):
             hint = "; model.compile() compiles it in place, or compile the encoder alone"
         raise TypeError(f"model must be a mixnoise.DACL, got {type(model).__name__}{hint}")
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError(
+            "model must have no lazy parameters, whose shapes the optimiser and checkpoints need: "
+            "run a batch through it first"
+        )
     check_choice("optimizer", optimizer, OPTIMIZERS)
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)

@@ -213,6 +213,9 @@ def faulty(folder, fault):
         fail_at(model, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
     elif fault == "model" and second:
         fail_at(model, 3, raise_error)
+    elif fault == "evaluation":
+        hook = lambda module, args: None if module.training else raise_error()  # noqa: E731
+        model.encoder.register_forward_pre_hook(hook)
     elif fault == "row":
         data = Unreadable() if second else Noisy()
     elif fault == "stream":

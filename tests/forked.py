@@ -97,6 +97,7 @@ def _be(children, function, output, environment, arguments):
     status = 1
     try:
         signal.alarm(100)  # rather killed than waited for
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
         os.setsid()
         os.environ.update(environment)
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

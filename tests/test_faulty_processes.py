@@ -26,6 +26,11 @@ DIFFERENT = f"ValueError: rows of {THIRD} must have one shape and dtype in all p
         ("dies", LOST, ""),
         ("model", LOST, "ArithmeticError: of the model's own"),
         (
+            "evaluation",
+            "ArithmeticError: of the model's own",
+            "RuntimeError: rank 0 failed to evaluate the model after step 4, see its own error",
+        ),
+        (
             "row",
             r"RuntimeError: rank 1 failed to load batch 1 of epoch 1, step 0, see its own error: "
             r"OSError: row \d+ is gone",

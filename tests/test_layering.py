@@ -34,7 +34,7 @@ LAYERS = [
     ["mixnoise.features"],
     ["mixnoise.sgd_probe"],
     ["mixnoise.evaluate"],
-    [f"mixnoise.training.{name}" for name in ("accelerator", "optim", "run_folder")],
+    [f"mixnoise.training.{name}" for name in ("accelerator", "domain", "optim", "run_folder")],
     [
         "mixnoise.plots",
         *(f"mixnoise.training.{name}" for name in ("monitor", "validation", "resuming")),

@@ -335,6 +335,26 @@ def test_initialising_weights_walks_through_the_noise():
     assert seen == [dacl.noise.noise]
 
 
+class Residual(nn.Module):
+    """What goes past the mixed layer has a row a sample, and not two."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(10, 10)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_what_goes_past_the_mixed_layer_is_named():
+    dacl = DACL(Residual(), nn.Linear(10, 4), get_noise("hidden", at="inner"))
+    with pytest.raises(RuntimeError) as caught:
+        dacl(X)
+    assert "Behind the submodule 'inner', whose output is mixed, there are two" in str(
+        caught.value.__notes__
+    )
+
+
 class TimeFirst(nn.Module):
     """Of (N, T, 10): its submodule's rows are steps of time."""
 
@@ -482,6 +502,11 @@ def test_noises_that_make_no_two_views_of_each_row_are_refused(at, form, error, 
     [
         (lambda z: (z, z), TypeError, "the projector must return a tensor, got tuple"),
         (lambda z: z[1:], ValueError, "the projector must return one row per sample and view, 48"),
+        (
+            lambda z: z.unflatten(1, (-1, 2)),
+            ValueError,
+            r"the projector must return shape \(rows, D\), got \(48, ",
+        ),
     ],
 )
 def test_projectors_that_lose_rows_are_refused(noise, output, error, message):

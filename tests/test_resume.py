@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from children import CHECKPOINT_STEPS, X, make_model
+from children import CHECKPOINT_STEPS, Noisy, X, make_model
 from run_records import losses, same, segments, wait_for_step, weights
 from torch import nn
 
@@ -306,12 +306,12 @@ def test_numbers_of_numpy_are_numbers_in_the_config(tmp_path):
     assert (config["temperature"], config["arguments"]["lr"]) == (0.5, 0.25)
 
 
-def signalled(forked, folder, steps, group=False, **arguments):
-    """Exit status and output of a run that got SIGTERM after some steps."""
+def signalled(forked, folder, steps, group=False, signum=signal.SIGTERM, **arguments):
+    """Exit status and output of a run that got a signal after some steps."""
     output = folder / "output"
     pid = forked.start("train", output, folder=str(folder), **arguments)
     wait_for_step(folder, 0, steps)
-    (os.killpg if group else os.kill)(pid, signal.SIGTERM)
+    (os.killpg if group else os.kill)(pid, signum)
     return forked.wait(pid), output.read_text()
 
 
@@ -335,6 +335,50 @@ def test_sigterm(workers, forked, whole_run, tmp_path):
     assert segments(folder)[1][0] == step  # nothing is done twice
 
 
+@pytest.mark.parametrize("workers", [0, 1], ids=["process", "its workers, too"])
+def test_ctrl_c(workers, forked, whole_run, tmp_path):
+    """As SIGTERM, and then KeyboardInterrupt."""
+    whole, folder = whole_run("dataset"), tmp_path
+    arguments = {"data": "dataset", "num_workers": workers}
+    signum = {"group": workers > 0, "signum": signal.SIGINT}
+    status, text = signalled(forked, folder, 6, hold_after=50, **signum, **arguments)
+    assert status == 1
+    step = segments(folder)[-1][-1] + 1
+    assert text.startswith(f"Ctrl-C: stopped after {step} of 100 steps; the newest good checkpoint")
+    assert text.rstrip().endswith("KeyboardInterrupt")
+    assert damage(folder / "run" / "checkpoints" / f"step-{step:09d}") is None
+    assert forked.run("train", folder / "output", folder=str(folder), **arguments)[0] == 0
+    assert same(weights(whole), weights(folder))
+    assert segments(folder)[1][0] == step  # nothing is done twice
+
+
+@pytest.fixture
+def keyboard_interrupts():
+    """Ctrl-C is ignored by what a shell runs in its background."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("keyboard_interrupts")
+def test_the_second_ctrl_c_does_not_wait(tmp_path):
+    steps = []
+
+    class Pressed(type(make_model().noise)):
+        def sample(self, *args, **kwargs):
+            steps.append(None)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            return super().sample(*args, **kwargs)
+
+    model = make_model()
+    model.noise.__class__ = Pressed
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(model, Noisy(), epochs=1, batch_size=45, run_dir=tmp_path, trackers=())
+    assert len(steps) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_sigterm_with_a_handler_of_the_callers_own(forked, tmp_path):
     """It is called after the checkpoint; if it returns, pretrain does not return half a run."""
     status, text = signalled(forked, tmp_path, 6, hold_after=50, handler=True)
@@ -356,12 +400,12 @@ def test_sigterm_is_left_alone(tmp_path):
     own = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         pretrain(model, X, epochs=1, batch_size=45, run_dir=tmp_path / "a", trackers=())
-        assert handlers == [signal.SIG_IGN] * 3  # two steps and an evaluation
+        assert handlers == [signal.SIG_IGN] * 4  # a look at the data, two steps, an evaluation
         signal.signal(signal.SIGTERM, own)
         pretrain(model, X, epochs=1, batch_size=45)
-        assert handlers[3:] == [own] * 3
+        assert handlers[4:] == [own] * 4
         pretrain(model, X, epochs=1, batch_size=45, run_dir=tmp_path / "b", trackers=())
-        assert own not in handlers[6:]
+        assert own not in handlers[8:]
         assert signal.getsignal(signal.SIGTERM) == own
     finally:
         signal.signal(signal.SIGTERM, own)

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from mixnoise import DACL, get_noise, linear_probe, pretrain
 from mixnoise.datasets import load_digits
 from mixnoise.networks import fully_connected, projector
+from mixnoise.training.accelerator import accelerator_for
+from mixnoise.training.validation import Validation
 
 X = load_digits().x_train[:300]
 
@@ -558,3 +560,144 @@ def test_a_model_that_checkpoints_cannot_hold_is_refused_before_training(tmp_pat
     ):
         pretrain(model, X, epochs=1, batch_size=64, run_dir=tmp_path / "run")
     assert len(pretrain(model, X, epochs=1, batch_size=64).losses) == 1
+
+
+def batch_sampled():
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(X), 50, False)
+    return DataLoader(X, batch_sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [(X, 64), (X[:40], 40), (DataLoader(X, 100), 100), (batch_sampled(), 50)],
+    ids=["rows", "fewer", "loader", "batch sampler"],
+)
+def test_what_goes_by_the_rows_of_a_step(data, rows, tmp_path, monkeypatch):
+    """The default rate of LARS, and the batches of validation: not by what a loader never sees."""
+    sizes = []
+    whole = Validation.batches
+
+    def batches(self):
+        found = list(whole(self))
+        sizes.extend(map(len, found))
+        return found
+
+    monkeypatch.setattr(Validation, "batches", batches)
+    settings = {"optimizer": "lars", "validation": X[:200], "trackers": (), "progress": False}
+    pretrain(small_model(), data, epochs=1, batch_size=64, run_dir=tmp_path, **settings)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["arguments"]["lr"] == pytest.approx(0.3 * rows / 256)
+    assert sizes[0] == rows
+
+
+class OwnShares(IterableDataset):
+    """Each worker has every n-th row."""
+
+    def __len__(self):
+        return 49
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        yield from X[worker.id : 49 : worker.num_workers]
+
+
+@pytest.mark.filterwarnings("error:the data said")
+def test_workers_that_each_end_with_a_batch_of_their_own(tmp_path):
+    """Four batches of 49 rows, two of each worker, where all in one row would be three."""
+    run = pretrain(small_model(), OwnShares(), epochs=3, batch_size=18, num_workers=2)
+    assert [row["step"] for row in run.history] == [4, 8, 12]
+    assert run.history[-2]["lr"] > 0
+
+
+def test_frozen_parts_stay_in_evaluation_mode():
+    frozen = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout()).eval()
+    frozen.requires_grad_(False)
+    rest = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32))
+    model = DACL(nn.Sequential(frozen, rest), nn.Linear(32, 16), get_noise("linear"))
+    rest.eval()  # as before features were taken, and no reason not to train it
+    before, mean = frozen.state_dict().copy(), frozen[1].running_mean.clone()
+    pretrain(model, X + 5, epochs=2, batch_size=64, progress=False)
+    assert not any(part.training for part in frozen.modules())
+    assert all(part.training for part in rest.modules())
+    assert torch.equal(frozen[1].running_mean, mean)
+    assert all(torch.equal(before[name], value) for name, value in frozen.state_dict().items())
+    assert rest[1].running_mean.abs().sum() > 0
+
+
+def test_data_that_the_noise_cannot_mix_are_refused_before_training(tmp_path):
+    settings = {"epochs": 1, "run_dir": tmp_path, "progress": False}
+    with pytest.raises(TypeError, match=r"noise 'linear' cannot mix data: x must have one of"):
+        pretrain(small_model(), X.long(), **settings)
+    model = DACL(nn.Linear(64, 8), nn.Linear(8, 4), get_noise("geometric", low=0.0))
+    with pytest.raises(ValueError, match=r"noise 'geometric' cannot mix data: x must be at least"):
+        pretrain(model, X - 5, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_events(tmp_path):
+    class Integers(Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            return X[i].long()
+
+    with pytest.raises(TypeError, match="x must have one of the dtypes"):
+        pretrain(small_model(), Integers(), epochs=1, run_dir=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lazy_parameters_are_refused_until_they_are_made(tmp_path):
+    encoder = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(8))
+    model = DACL(encoder, nn.Linear(8, 4), get_noise("linear"))
+    with pytest.raises(ValueError, match="model must have no lazy parameters"):
+        pretrain(model, X, epochs=1)
+    model(X)
+    pretrain(model, X, epochs=1, progress=False)
+
+
+def test_labels_beside_hidden_noise():
+    model = DACL(nn.Linear(64, 8), nn.Linear(8, 4), get_noise("hidden"))
+    data = torch.utils.data.TensorDataset(X, torch.zeros(len(X)))
+    with pytest.raises(TypeError) as caught:
+        pretrain(model, data, epochs=1, progress=False)
+    assert "the encoder gets all 2 items of a batch, labels, too" in caught.value.__notes__[0]
+
+
+def test_an_evaluation_that_fails_is_the_runs_error():
+    class OnlyInTraining(nn.Linear):
+        def forward(self, x):
+            if not self.training:
+                raise ArithmeticError("not in evaluation mode")
+            return super().forward(x)
+
+    model = DACL(OnlyInTraining(64, 8), nn.Linear(8, 4), get_noise("linear"))
+    with pytest.raises(ArithmeticError, match="not in evaluation mode"):
+        pretrain(model, X, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "rank", "backend"),
+    [("cuda", "0", "cuda:nccl,cpu:gloo"), ("cuda", None, None), ("mps", "0", None)],
+)
+def test_processes_on_gpus_have_gloo_beside_nccl(device, rank, backend, monkeypatch):
+    """Or every word of one to the others would wait for the GPU."""
+    given = {}
+
+    class Stop(Exception):
+        pass
+
+    def accelerator(**settings):
+        given.update(settings)
+        raise Stop
+
+    monkeypatch.setattr("accelerate.Accelerator", accelerator)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device(device))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(Stop), accelerator_for(None, (), None):
+        pass
+    handlers = given.get("kwargs_handlers", [])
+    assert [handler.backend for handler in handlers] == [backend] * (backend is not None)

@@ -148,6 +148,8 @@ def test_a_run_stops_and_stays_stopped(tmp_path):
             {"validation": X.int(), "data": TensorDataset(X)},
             r"noise 'linear' cannot mix validation: x must have one of",
         ),
+        ({"validation": TensorDataset(X)}, "validation must be a tensor or an array .* got Tensor"),
+        ({"validation": (X, X)}, "validation must be a tensor or an array of rows, got tuple"),
         (
             {"validation": with_nan(X[:60])},
             "validation must have finite rows, got NaN or inf in 1 of 60",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,14 +41,20 @@ def accelerator_for(
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
         from accelerate.tracking import get_available_trackers
-        from accelerate.utils import LoggerType, ProjectConfiguration
+        from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfiguration
     except ImportError as error:
         raise ImportError("pretrain needs accelerate: pip install 'mixnoise[train]'") from error
     had_state, had_partial = bool(AcceleratorState._shared_state), bool(PartialState._shared_state)
     had_group = dist.is_initialized()
     # Without being told, Accelerate lets each of several processes on CPUs train alone.
-    cpu = not torch.accelerator.is_available()
-    settings: dict[str, Any] = {"mixed_precision": precision, "cpu": cpu}
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    settings: dict[str, Any] = {"mixed_precision": precision, "cpu": device is None}
+    launched = int(os.environ.get("LOCAL_RANK", -1)) >= 0 and not had_group
+    if launched and device is not None and device.type == "cuda":
+        # gloo besides NCCL: what processes tell one another before each step would be waited for on
+        # the device. As torch.distributed does it by itself.
+        backends = InitProcessGroupKwargs(backend="cuda:nccl,cpu:gloo")
+        settings["kwargs_handlers"] = [backends]
     if events is not None and trackers:
         # Accelerate would leave out a tracker whose package is missing.
         absent = set(LoggerType.list()) - {"all"} - {str(t) for t in get_available_trackers()}

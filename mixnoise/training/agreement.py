@@ -6,7 +6,7 @@ A process that raised alone would leave the others waiting inside a collective o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,7 +45,7 @@ class Agreement:
         """
         state = _FAILED if error is not None else _ENDED if ended else _READY
         described = "" if x is None or state != _READY else _describe(x)
-        everyones = self._numbers([state, stop, _hash(described.encode())])
+        everyones = gather_words([state, stop, _hash(described.encode())], self.group)
         states, stops, fingerprints = (list(column) for column in zip(*everyones, strict=True))
         if _FAILED in states:
             told = self._texts("" if error is None else f"{type(error).__name__}: {error}")
@@ -73,12 +73,12 @@ class Agreement:
     def repeated(self, x: Any) -> list[int]:
         """Ranks whose rows are those of an earlier rank; none where they cannot be compared."""
         dense = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested
-        words = [row[0] for row in self._numbers([_hash(_bytes(x)) if dense else -1])]
+        words = [row[0] for row in gather_words([_hash(_bytes(x)) if dense else -1], self.group)]
         return [rank for rank, word in enumerate(words) if word != -1 and word in words[:rank]]
 
     def together(self, error: Exception | None, what: str) -> None:
         """Raise in every process if there is an error in one."""
-        failed = [row[0] for row in self._numbers([error is not None])]
+        failed = [row[0] for row in gather_words([error is not None], self.group)]
         if error is not None:
             raise error
         if any(failed):
@@ -86,19 +86,16 @@ class Agreement:
 
     def same(self, number: int, what: str) -> None:
         """Raise in every process if they do not have the same number."""
-        found = {rank: str(row[0]) for rank, row in enumerate(self._numbers([number]))}
+        found = {rank: str(row[0]) for rank, row in enumerate(gather_words([number], self.group))}
         if len(set(found.values())) > 1:
             raise ValueError(f"{what}, got {_by_rank(found)}")
-
-    def _numbers(self, mine: Sequence[int]) -> list[list[int]]:
-        """Everybody's, by rank."""
-        return gather_words(mine, self.group)
 
     def _texts(self, mine: str) -> list[str]:
         """Everybody's, by rank; as numbers, since nothing is to be unpickled."""
         words = mine.encode(errors="replace")[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
         return [
-            bytes(row).rstrip(b"\0").decode(errors="ignore") for row in self._numbers(list(words))
+            bytes(row).rstrip(b"\0").decode(errors="ignore")
+            for row in gather_words(list(words), self.group)
         ]
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixnoise.batches import Batches, Inputs, Loader, model_inputs
 from mixnoise.model import DACL
@@ -91,39 +93,52 @@ class Loop:
         self.rows_compared = False
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
         self.takes_anything = self.model.takes_anything
+        # Their owner put them into evaluation mode, and there is nothing in them to train.
+        self.frozen = [part for part in self.model.modules() if _is_frozen(part)]
         self.is_main = self.accelerator.is_main_process
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train to the end of the last epoch, or until SIGTERM."""
+        """Train to the end of the last epoch, or until SIGTERM or Ctrl-C."""
         accelerator = self.accelerator
         own_forward = "forward" in vars(self.model)
-        if checkpoint is not None:
-            self.restore(checkpoint)
         module = accelerator.prepare(self.model)
         optimizer = accelerator.prepare(self.optimizer)
-        optimizer.zero_grad()
-        before = self.history[-1]["seconds"] if self.history else 0.0
-        self.started = time.perf_counter() - before
-        progress = Progress(self.progress, self.epochs * len(self.batches), self.step)
         try:
-            while not self.complete and not self.stop:
-                inputs = self.train_epoch(module, optimizer, progress)
-                if inputs is not None:
-                    self.finish_epoch(optimizer, inputs, progress)
+            if checkpoint is not None:
+                # Not before: to prepare an optimiser moves all of its state to the device, and
+                # AdamW waits for the device wherever its count of steps lies there.
+                self.restore(checkpoint)
+            optimizer.zero_grad()
+            before = self.history[-1]["seconds"] if self.history else 0.0
+            self.started = time.perf_counter() - before
+            shown = Progress(self.progress, self.epochs * len(self.batches), self.step)
+            with closing(shown) as progress:
+                while not self.complete and not self.stop:
+                    inputs = self.train_epoch(module, optimizer, progress)
+                    if inputs is not None:
+                        self.finish_epoch(optimizer, inputs, progress)
         finally:
-            progress.close()
             accelerator.unwrap_model(module, keep_fp32_wrapper=False)
             if not own_forward:
                 vars(self.model).pop("forward", None)  # the method, which Accelerate put back there
-            self.model.train()
-        if self.agreement is not None:
-            self.agreement.together(self.unsaved, "could not write the last checkpoint")
-        elif self.unsaved is not None:
-            raise self.unsaved
-        if self.stop:
-            self.termination.requested = True  # also where another process was told
+            self.train_mode()
+        self.raise_together(self.unsaved, "could not write the last checkpoint")
+        if self.stop and not self.termination.requested:
+            self.termination.signum = signal.SIGTERM  # another process was told
         if self.folder is not None and self.is_main:
             self.report_end(self.folder)
+
+    def train_mode(self) -> None:
+        self.model.train()
+        for part in self.frozen:
+            part.eval()
+
+    def raise_together(self, error: Exception | None, what: str) -> None:
+        """Raises it, and in the other processes one that says what this one did."""
+        if self.agreement is not None:
+            self.agreement.together(error, what)
+        elif error is not None:
+            raise error
 
     @property
     def complete(self) -> bool:
@@ -134,7 +149,7 @@ class Loop:
 
     def train_epoch(self, module: Any, optimizer: Any, progress: Progress) -> Inputs | None:
         """Takes an epoch's steps; returns the inputs of the last, None if the run stops before."""
-        self.model.train()
+        self.train_mode()
         number, done = len(self.history), len(self.losses)
         # The last batch before the checkpoint is loaded again: it is what is evaluated if no other
         # follows.
@@ -187,7 +202,10 @@ class Loop:
                 batch = next(batches, _END)
                 ended = batch is _END
                 if not ended:
-                    batch = send_to_device(batch, self.accelerator.device)
+                    # From pinned memory this goes on while the device works, and the next step
+                    # is launched meanwhile. Elsewhere than on CUDA it may be read too early.
+                    device = self.accelerator.device
+                    batch = send_to_device(batch, device, non_blocking=device.type == "cuda")
                     inputs = model_inputs(batch, self.takes_anything)
             except Exception as raised:  # whatever it is, it is told to the others and raised
                 if shared or not self.termination.requested:
@@ -236,7 +254,15 @@ class Loop:
             group["lr"] = rate
         if self.micro_batch is not None:
             kwargs = {**kwargs, "micro_batch": self.micro_batch}
-        loss = module(*args, generator=generator, **kwargs)
+        try:
+            loss = module(*args, generator=generator, **kwargs)
+        except TypeError as error:
+            if self.takes_anything and len(args) > 1:
+                error.add_note(
+                    f"With hidden noise the encoder gets all {len(args)} items of a batch, labels, "
+                    "too: leave out of the data what it does not take."
+                )
+            raise
         accelerator.backward(loss)
         if self.clip_norm is not None:
             accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
@@ -301,9 +327,14 @@ class Loop:
         if evaluated:
             self.model.eval()
             row |= self.validate()
+            error = None
             if self.is_main:
-                autocast = self.accelerator.autocast()
-                row |= self.monitor.evaluate(self.model, inputs, self.step, autocast)
+                try:
+                    autocast = self.accelerator.autocast()
+                    row |= self.monitor.evaluate(self.model, inputs, self.step, autocast)
+                except Exception as raised:  # the others would wait for this process
+                    error = raised
+            self.raise_together(error, f"failed to evaluate the model after step {self.step - 1}")
         self.history.append(row)
         last = self.complete
         self.losses = torch.empty(0, device="cpu")
@@ -388,10 +419,17 @@ class Loop:
         """Draws the picture of a whole run, or says where to go on with half of one."""
         if not self.complete:
             steps = f"{self.step} of {self.epochs * len(self.batches)} steps"
-            text = f"SIGTERM: stopped after {steps}{self.newest_checkpoint()}, resume=True goes on"
+            name = "Ctrl-C" if self.termination.signum == signal.SIGINT else "SIGTERM"
+            text = f"{name}: stopped after {steps}{self.newest_checkpoint()}, resume=True goes on"
             print(text, file=sys.stderr, flush=True)
         elif find_spec("matplotlib"):
             try:
                 plot_history({"run": self.history}, folder.path / "plots" / "history.png")
             except OSError as error:
                 warn(f"the picture of the run could not be written: {error}")
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether it is in evaluation mode and has parameters, none of which asks for a gradient."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not module.training and not any(p.requires_grad for p in parameters)

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def freed_if_nothing_comes_of_it(folder: RunFolder | None) -> Iterator[None]:
     """Makes the folder usable for a corrected run if its own fails before it has left anything.
 
-    Only a config that this very run wrote is removed: another one may be that of a process which is
-    still in its first epoch.
+    Config and events are removed, if this very run wrote them: others may be those of a process
+    which is still in its first epoch.
     """
     try:
         yield
     except BaseException:
         if folder is not None and folder.began and folder.came_to_nothing:
-            folder.remove_config()
+            folder.abandon()
         raise
 
 

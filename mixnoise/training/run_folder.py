@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.events = self.path / "events"  # of TensorBoard and other trackers
         self.began = False  # whether the config is that of the run that has this object
 
     @property
@@ -57,9 +59,10 @@ class RunFolder:
             part.write_text(json.dumps(jsonable(config), indent=2) + "\n", encoding="utf-8")
         self.began = True
 
-    def remove_config(self) -> None:
+    def abandon(self) -> None:
         """Frees the folder for another run."""
         (self.path / "config.json").unlink(missing_ok=True)
+        shutil.rmtree(self.events, ignore_errors=True)
         self.began = False
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:

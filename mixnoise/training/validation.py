@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mixnoise.batches import as_rows
 from mixnoise.features import check_finite_rows
 from mixnoise.model import DACL
-from mixnoise.noises.hidden import Hidden
 from mixnoise.seeding import derive_seed
+from mixnoise.training.domain import check_domain
 
 # Less than this share is no improvement.
 _LEAST_IMPROVEMENT = 1e-3
@@ -39,6 +39,10 @@ class Validation:
         n_ranks: int,
         micro_batch: int | None = None,
     ) -> None:
+        if not isinstance(x, Tensor) and not hasattr(x, "__array__"):
+            raise TypeError(
+                f"validation must be a tensor or an array of rows, got {type(x).__name__}"
+            )
         x = as_rows("validation", x)
         if x.ndim == 0 or len(x) < 2 * n_ranks:
             raise ValueError(
@@ -69,20 +73,10 @@ class Validation:
         if data is not None and x.is_floating_point() != data.is_floating_point():
             raise TypeError(f"validation must have a dtype like data, {data.dtype}, got {x.dtype}")
         check_finite_rows("validation", x, model.encoder)
-        for noise in model.noises:
-            if isinstance(noise, Hidden):  # it mixes what the encoder makes of them
-                continue
-            tensors = (*noise.parameters(), *noise.buffers())
-            device = next((t.device for t in tensors), x.device)
-            for batch in x.split(self.batch_size):
-                if len(batch) == 1:
-                    continue
-                batch = batch.to(device, dtype if x.is_floating_point() else None)
-                try:
-                    noise.sample(batch, views=2, generator=torch.Generator())
-                except (TypeError, ValueError) as error:
-                    kind = TypeError if isinstance(error, TypeError) else ValueError
-                    raise kind(f"noise {noise.name!r} cannot mix validation: {error}") from error
+        for batch in x.split(self.batch_size):
+            if len(batch) > 1:
+                batch = batch.to(dtype) if x.is_floating_point() else batch
+                check_domain("validation", batch, model)
 
     def config(self) -> dict[str, Any]:
         """Which rows they are, of all processes."""
