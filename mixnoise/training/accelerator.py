@@ -41,7 +41,12 @@ def accelerator_for(
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
         from accelerate.tracking import get_available_trackers
-        from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfiguration
+        from accelerate.utils import (
+            DataLoaderConfiguration,
+            InitProcessGroupKwargs,
+            LoggerType,
+            ProjectConfiguration,
+        )
     except ImportError as error:
         raise ImportError("pretrain needs accelerate: pip install 'mixnoise[train]'") from error
     had_state, had_partial = bool(AcceleratorState._shared_state), bool(PartialState._shared_state)
@@ -49,12 +54,12 @@ def accelerator_for(
     # Without being told, Accelerate lets each of several processes on CPUs train alone.
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     settings: dict[str, Any] = {"mixed_precision": precision, "cpu": device is None}
-    launched = int(os.environ.get("LOCAL_RANK", -1)) >= 0 and not had_group
-    if launched and device is not None and device.type == "cuda":
-        # gloo besides NCCL: what processes tell one another before each step would be waited for on
-        # the device. As torch.distributed does it by itself.
-        backends = InitProcessGroupKwargs(backend="cuda:nccl,cpu:gloo")
-        settings["kwargs_handlers"] = [backends]
+    if device is not None and device.type == "cuda":
+        settings["dataloader_config"] = DataLoaderConfiguration(non_blocking=True)
+        if int(os.environ.get("LOCAL_RANK", -1)) >= 0 and not had_group:
+            # gloo besides NCCL, as torch.distributed has it by itself: else the device would be
+            # waited for whenever processes tell one another something.
+            settings["kwargs_handlers"] = [InitProcessGroupKwargs("cuda:nccl,cpu:gloo")]
     if events is not None and trackers:
         # Accelerate would leave out a tracker whose package is missing.
         absent = set(LoggerType.list()) - {"all"} - {str(t) for t in get_available_trackers()}
