@@ -28,11 +28,12 @@ from mixnoise.training.accelerator import accelerator_for, shared_loader
 from mixnoise.training.agreement import Agreement, lost_contact_explained
 from mixnoise.training.checkpoints import check_can_be_saved
 from mixnoise.training.domain import check_domain
-from mixnoise.training.loop import Loop, LossNotFinite
+from mixnoise.training.loop import Loop
 from mixnoise.training.monitor import Monitor, check_probe
 from mixnoise.training.optim import OPTIMIZERS, default_lr, make_optimizer
 from mixnoise.training.resuming import freed_if_nothing_comes_of_it, open_run
 from mixnoise.training.run_folder import RunFolder
+from mixnoise.training.step_losses import LossNotFinite
 from mixnoise.training.termination import deferred_signals
 from mixnoise.training.validation import Validation
 

@@ -22,7 +22,10 @@ LAYERS = [
         "mixnoise.networks",
         "mixnoise._version",
     ],
-    [f"mixnoise.training.{name}" for name in ("checkpoints", "progress", "termination")],
+    [
+        f"mixnoise.training.{name}"
+        for name in ("checkpoints", "progress", "step_losses", "termination")
+    ],
     ["mixnoise._torch", "mixnoise.collectives", "mixnoise.training.agreement"],
     ["mixnoise.backends"],
     ["mixnoise.loss_arguments"],

@@ -27,6 +27,7 @@ from mixnoise.training.monitor import Monitor
 from mixnoise.training.optim import warmup_cosine
 from mixnoise.training.progress import Progress, warn
 from mixnoise.training.run_folder import RunFolder
+from mixnoise.training.step_losses import LossNotFinite, StepLosses
 from mixnoise.training.termination import Termination
 from mixnoise.training.validation import Validation, no_longer_improves
 
@@ -34,22 +35,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _INDICES_NAMED = 8
-_LOSSES_AT_FIRST = 1024
 _END = object()
-
-
-class LossNotFinite(FloatingPointError):
-    """The loss, that of ``validation``, or a parameter became NaN or infinite.
-
-    Attributes:
-        step: the first bad one, or the one before the evaluation, counted from 0.
-        indices: which rows of the data were in this process's batch of that step; None if only the
-            caller's loader can know, or if it was the loss of ``validation``.
-    """
-
-    def __init__(self, message: str, step: int = -1, indices: Tensor | None = None) -> None:
-        super().__init__(message)
-        self.step, self.indices = step, indices
 
 
 @dataclass
@@ -84,11 +70,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.step = self.saved_step = 0
-        # The epoch's losses so far: means over all processes, and this one's own since they were
-        # last checked.
-        self.losses = torch.empty(0, device="cpu")
-        self.unchecked = torch.empty(_LOSSES_AT_FIRST, device=self.accelerator.device)
-        self.n_unchecked = 0
+        self.losses = StepLosses(self.accelerator)
         self.stop = False  # what all processes have agreed on
         self.rows_compared = False
         self.unsaved: OSError | None = None  # why the last checkpoint could not be written
@@ -150,7 +132,7 @@ class Loop:
     def train_epoch(self, module: Any, optimizer: Any, progress: Progress) -> Inputs | None:
         """Takes an epoch's steps; returns the inputs of the last, None if the run stops before."""
         self.train_mode()
-        number, done = len(self.history), len(self.losses)
+        number, done = len(self.history), len(self.losses.means)
         # The last batch before the checkpoint is loaded again: it is what is evaluated if no other
         # follows.
         start, inputs = max(done - 1, 0), None
@@ -268,50 +250,27 @@ class Loop:
             accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        self.record_loss(loss)
+        self.losses.record(loss)
         self.step += 1
-
-    def record_loss(self, loss: Tensor) -> None:
-        """Keeps a loss on the device until ``check_finite`` looks at it.
-
-        All are in one tensor, since a small one for each step would stay between the large ones
-        that come and go, and the process would grow with every step.
-        """
-        if self.n_unchecked == len(self.unchecked):
-            self.unchecked = torch.cat((self.unchecked, torch.empty_like(self.unchecked)))
-        self.unchecked[self.n_unchecked] = loss.detach()
-        self.n_unchecked += 1
 
     def check_finite(self) -> None:
         """Raises if a loss since the last check, or a parameter that they led to, is not finite.
 
-        The losses are averaged over all processes, so that all of them stop where one has something
-        that is not, and are then the epoch's. That happens before every checkpoint, so that none is
-        bad, but not at every step, for which the device would have to be waited for.
+        That happens before every checkpoint, so that none is bad.
         """
-        sound = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
-        unchecked = self.unchecked[: self.n_unchecked]
-        values = torch.cat((unchecked, torch.where(sound, 0.0, math.nan).to(unchecked)[None]))
-        values = self.accelerator.reduce(values, "mean").cpu()
-        if not values.isfinite().all():
-            bad = int((~values.isfinite()).nonzero()[0])
-            if bad < len(unchecked):
-                others = self.agreement is not None and unchecked[bad].isfinite()
-                whose = "the loss of another process" if others else "the loss"
-                what = f"{whose} became {values[bad].item()}"
-            else:  # after the last step, or the next loss would have told
-                what, bad = "a parameter became NaN or infinite", bad - 1
-            step = self.step - len(unchecked) + bad
-            indices = self.batches.rows(self.epoch_seed(), len(self.losses) + bad)
-            rows = ""
-            if indices is not None:
-                named = ", ".join(map(str, indices[:_INDICES_NAMED].tolist()))
-                more = ", ..." if len(indices) > _INDICES_NAMED else ""
-                rows = f", with rows {named}{more} in the batch (all are in the error's indices)"
-            message = f"{what} at step {step}{rows}{self.newest_checkpoint()}"
-            raise LossNotFinite(message, step, indices)
-        self.losses = torch.cat((self.losses, values[:-1]))
-        self.n_unchecked = 0
+        found = self.losses.look(self.model.parameters())
+        if found is None:
+            return
+        what, batch = found
+        step = self.step - (len(self.losses.means) + self.losses.n_own) + batch
+        indices = self.batches.rows(self.epoch_seed(), batch)
+        rows = ""
+        if indices is not None:
+            named = ", ".join(map(str, indices[:_INDICES_NAMED].tolist()))
+            more = ", ..." if len(indices) > _INDICES_NAMED else ""
+            rows = f", with rows {named}{more} in the batch (all are in the error's indices)"
+        message = f"{what} at step {step}{rows}{self.newest_checkpoint()}"
+        raise LossNotFinite(message, step, indices)
 
     def finish_epoch(self, optimizer: Any, inputs: Inputs, progress: Progress) -> None:
         self.check_finite()
@@ -320,7 +279,7 @@ class Loop:
         row = {
             "epoch": number,
             "step": self.step,
-            "loss": self.losses.mean().item(),
+            "loss": self.losses.means.mean().item(),
             "lr": optimizer.param_groups[0]["lr"],
             "seconds": time.perf_counter() - self.started,
         }
@@ -337,7 +296,7 @@ class Loop:
             self.raise_together(error, f"failed to evaluate the model after step {self.step - 1}")
         self.history.append(row)
         last = self.complete
-        self.losses = torch.empty(0, device="cpu")
+        self.losses.start_epoch()
         track(self.accelerator, row, self.step)
         progress.line(f"epoch {number}/{self.epochs}", row, last)
         if self.folder is not None and self.is_main:
@@ -380,7 +339,7 @@ class Loop:
         state = {
             "step": self.step,
             "history": self.history,
-            "losses": self.losses,
+            "losses": self.losses.means,
             "collapse_seen": self.monitor.collapse_seen,
             "optimizer": optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -400,7 +359,7 @@ class Loop:
         assert self.folder is not None
         state = self.folder.checkpoints.load(checkpoint, self.model)
         self.step = self.saved_step = state["step"]
-        self.history, self.losses = state["history"], state["losses"]
+        self.history, self.losses.means = state["history"], state["losses"]
         self.monitor.collapse_seen = state["collapse_seen"]
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None:
