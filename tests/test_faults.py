@@ -7,9 +7,10 @@ import subprocess
 import pytest
 import torch
 from children import X, make_model
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mixnoise import pretrain
+from mixnoise import DACL, get_noise, pretrain
 from mixnoise.train import LossNotFinite
 from mixnoise.training.checkpoints import damage
 from mixnoise.training.loop import Loop
@@ -229,6 +230,12 @@ def test_parameters_that_are_not_finite(before_step, tmp_path):
         pretrain(model, X, run_dir=tmp_path, **ARGUMENTS)
     assert len(raised.value.indices) == 18
     assert names(tmp_path) == ["step-000000005"]
+
+
+def test_weights_in_float16_are_named_as_what_may_be_wrong():
+    model = DACL(nn.Linear(6, 8), nn.Linear(8, 4), get_noise("linear")).half()
+    with pytest.raises(LossNotFinite, match=r"the model is in float16, .* leave it in float32"):
+        pretrain(model, X, **ARGUMENTS)
 
 
 class BreaksInTheFirstEpoch(Dataset):

@@ -270,6 +270,11 @@ class Loop:
             more = ", ..." if len(indices) > _INDICES_NAMED else ""
             rows = f", with rows {named}{more} in the batch (all are in the error's indices)"
         message = f"{what} at step {step}{rows}{self.newest_checkpoint()}"
+        if self.dtype == torch.float16:
+            message += (
+                "; the model is in float16, which optimisers' steps overflow: leave it in float32, "
+                "and let precision='fp16' compute in half, on a GPU"
+            )
         raise LossNotFinite(message, step, indices)
 
     def finish_epoch(self, optimizer: Any, inputs: Inputs, progress: Progress) -> None:
