@@ -159,6 +159,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.run_dir = run_dir
         self.resume = resume
 
+    @torch.inference_mode(False)  # in which nothing can be trained
     def fit(self, X: Any, y: Any = None) -> DACLEncoder:
         """Learn what the columns are, and the network, from the rows of a table.
 
@@ -418,6 +419,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self._make_model(seed)
         return self._rows(X)
 
+    @torch.inference_mode(False)  # what is made in it can never be trained
     def _make_model(self, seed: int) -> None:
         self._seed = seed
         if hasattr(self, "_optimizer"):

@@ -642,6 +642,21 @@ def test_features_are_of_32_bits_under_any_default(way):
         torch.set_default_dtype(before)
 
 
+def test_inference_mode_does_not_matter(tmp_path):
+    def every_way():
+        encoder = DACLEncoder(**QUICK)
+        h = encoder.fit_transform(X)
+        return [h, saved(encoder, X, tmp_path / "e"), encoder.untrained(), encoder]
+
+    expected = every_way()
+    with torch.inference_mode():
+        found = every_way()
+    np.testing.assert_array_equal(found[0], expected[0])
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        h = one.partial_fit(X).transform(X)
+        np.testing.assert_array_equal(h, other.partial_fit(X).transform(X))
+
+
 @pytest.mark.parametrize("chosen", [{1}, (1,), np.array([1]), range(1, 2)])
 def test_categories_named_in_any_collection_are_saved(chosen, tmp_path):
     table = np.stack((np.linspace(0, 1, 60), np.arange(60) % 3), 1)
