@@ -85,8 +85,9 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         batch_size: rows a step, >= 2.
         max_iter: epochs at most, >= 1.
         learning_rate: peak of AdamW's, > 0.
-        categorical_features: "auto" takes text for categories; or names, indices or a mask of
-            further columns that are, whatever they hold: numbers, dates, times of day.
+        categorical_features: "auto" takes text for categories; or names, positions or a mask of
+            further columns that are, whatever they hold: numbers, dates, times of day. Integers are
+            positions, as in scikit-learn, also where names are integers.
         early_stopping: hold a tenth of the rows out, 2,048 at most, and stop when their loss, which
             needs no label, has not become lower in ``n_iter_no_change`` epochs. Not done with fewer
             than 50 rows.

@@ -101,6 +101,65 @@ def test_numbers_and_categories_with_missing_ones():
         encoder.transform(renamed)
 
 
+def named(*names):
+    rng = np.random.default_rng(0)
+    columns = pd.MultiIndex.from_tuples(names) if isinstance(names[0], tuple) else list(names)
+    return pd.DataFrame(rng.normal(size=(60, len(names))), columns=columns)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (0, 1, 2),
+        (("a", 1), ("a", 2), ("b", 1)),
+        (1.5, 2.5, 3.5),
+        ("x0", "x1", "x2"),  # as columns of arrays are called
+    ],
+    ids=["integers", "tuples", "floats", "text"],
+)
+@pytest.mark.filterwarnings("ignore:X has feature names:UserWarning")
+def test_columns_are_known_by_names_of_any_kind(tmp_path, names):
+    frame = named(*names)
+    encoder = DACLEncoder(**QUICK).fit(frame)
+    expected = encoder.transform(frame)
+    np.testing.assert_array_equal(encoder.transform(frame.copy()), expected)
+    encoder.save(tmp_path / "e")
+    other = frame.set_axis(["a", "b", "c"], axis=1)
+    loaded = DACLEncoder.load(tmp_path / "e")
+    for method in (encoder.transform, loaded.transform, encoder.partial_fit, encoder.matrix):
+        with pytest.raises(ValueError, match="Feature names must be in the same order"):
+            method(frame.iloc[:, [2, 0, 1]])
+        with pytest.raises(ValueError, match=r"unseen at fit time:\n- a\n- b\n- c\n.*now missing"):
+            method(other)
+    as_text = frame.set_axis([str(name) for name in names], axis=1)
+    np.testing.assert_array_equal(encoder.transform(as_text), expected)
+
+
+def test_names_that_are_no_text_for_those_that_are():
+    encoder = DACLEncoder(**QUICK).fit(named("a", "b"))
+    with (
+        pytest.warns(UserWarning, match="X does not have valid feature names"),
+        pytest.raises(ValueError, match=r"unseen at fit time:\n- 0\n- 1\n.*\n- a\n- b"),
+    ):
+        encoder.transform(named(0, 1))
+
+
+def test_a_frame_for_an_array_and_an_array_for_a_frame():
+    """As scikit-learn has it, where only one of them has names."""
+    frame = named(5, 6)
+    for fitted, given in ((frame, frame.to_numpy()), (frame.to_numpy(), frame)):
+        encoder = DACLEncoder(**QUICK).fit(fitted)
+        np.testing.assert_array_equal(encoder.transform(given), encoder.transform(fitted))
+
+
+def test_integers_are_positions_of_categories_also_among_names_that_are_integers():
+    frame = named(2, 1, 0).round()
+    encoder = DACLEncoder(**QUICK, categorical_features=[0]).fit(frame)
+    assert [c.name for c in encoder.columns_.categories] == ["2"]
+    with pytest.raises(ValueError, match="features must be positions from 0 to 2, got 3"):
+        DACLEncoder(**QUICK, categorical_features=[3]).fit(named(3, 4, 5))
+
+
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_output_frames(container):
     encoder = DACLEncoder(**QUICK).set_output(transform=container)

@@ -11,11 +11,21 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from mixnoise.tabular.columns import Columns
-from mixnoise.tabular.tables import ArrayTable, FrameTable, as_frame, columns_named
+from mixnoise.tabular.tables import (
+    ArrayTable,
+    FrameTable,
+    array_names,
+    as_frame,
+    columns_named,
+)
 
 
 def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) -> Any:
-    """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame."""
+    """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame.
+
+    Raises:
+        ValueError: too few rows, no column, or other columns than the estimator was fitted with.
+    """
     frame = as_frame(X)
     if frame is None:
         return validate_data(
@@ -29,16 +39,32 @@ def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) ->
         )
     if not frame.columns:
         raise ValueError("X must have at least one column, got a data frame with 0 feature(s)")
-    named = X
-    if not hasattr(X, "__dataframe__"):
-        # By which scikit-learn before 1.9 asks for the names, and which polars 2 no longer has.
-        import pyarrow as pa
-
-        named = pa.table({name: [] for name in frame.columns})
+    # By this scikit-learn before 1.9 asks for the names, and polars 2 no longer has it.
+    named = X if hasattr(X, "__dataframe__") else _without_rows(frame.columns)
     validate_data(estimator, named, reset=reset, skip_check_array=True)
+    if not reset:
+        _check_names(estimator, frame.columns)
     if len(X) < least_rows:
         raise ValueError(f"X must have at least {least_rows} rows, got {len(X)} sample(s)")
     return X
+
+
+def _check_names(estimator: Any, names: Sequence[Any]) -> None:
+    """Raise where scikit-learn does not: it compares names only if all of them are text."""
+    columns: Columns | None = estimator.columns_
+    if columns is None:
+        return
+    fitted_on_array = columns.names == array_names(len(columns.names))
+    if hasattr(estimator, "feature_names_in_") or not fitted_on_array:
+        seen = BaseEstimator()  # so that the message is scikit-learn's
+        seen.feature_names_in_ = np.array(columns.names, dtype=object)
+        validate_data(seen, _without_rows(map(str, names)), reset=False, skip_check_array=True)
+
+
+def _without_rows(names: Iterable[str]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({name: [] for name in names})
 
 
 def table_of(X: Any, categorical: Sequence[int]) -> ArrayTable | FrameTable:
@@ -73,4 +99,4 @@ def columns_of(X: Any, categorical: Any, rng: np.random.RandomState) -> Columns 
 
 def _names(X: Any) -> list[Any]:
     frame = as_frame(X)
-    return [f"x{i}" for i in range(X.shape[1])] if frame is None else frame.columns
+    return array_names(X.shape[1]) if frame is None else frame.columns

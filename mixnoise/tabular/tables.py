@@ -84,8 +84,15 @@ def as_frame(x: Any) -> Any:
     return frame if isinstance(frame, nw.DataFrame) else None
 
 
+def array_names(n_columns: int) -> list[str]:
+    """What the columns of an array are called."""
+    return [f"x{i}" for i in range(n_columns)]
+
+
 def columns_named(chosen: Any, names: Sequence[Any]) -> list[int]:
-    """Which columns are meant by "auto" (none), by names, by indices or by a mask.
+    """Which columns are meant by "auto" (none), by names, by positions or by a mask.
+
+    An integer is a position, also among names that are integers.
 
     Raises:
         ValueError: there is no such column, or the mask has another length.
@@ -104,12 +111,14 @@ def columns_named(chosen: Any, names: Sequence[Any]) -> list[int]:
         return [i for i, c in enumerate(chosen) if c]
     found = []
     for column in chosen:
-        if column in names:
-            found.append(list(names).index(column))
-        elif isinstance(column, int) and 0 <= column < len(names):
+        if isinstance(column, int) and 0 <= column < len(names):
             found.append(column)
+        elif not isinstance(column, int) and column in names:
+            found.append(list(names).index(column))
         else:
-            raise ValueError(f"categorical_features must name columns, got {column!r}")
+            positions = isinstance(column, int)
+            rule = f"be positions from 0 to {len(names) - 1}" if positions else "name columns"
+            raise ValueError(f"categorical_features must {rule}, got {column!r}")
     return found
 
 
