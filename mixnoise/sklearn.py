@@ -65,7 +65,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     numbers, text is categories, and what is missing may stay so:
 
     - Numbers are scaled by median and quartiles and softly limited, so that no outlier matters. A
-      missing one is the median, and a column of its own says where they were.
+      missing one, NaN or masked, is the median, and a column of its own says where they were.
     - Categories are embedded, and swapped for those of another row instead of mixed. A missing one
       is a category of its own; those that were seen once, were not among the 255 most frequent, or
       were never seen share one code.
@@ -109,7 +109,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     Raises:
         ValueError, TypeError: an argument breaks its rule; fewer than two rows in ``fit``; a number
-            is infinite, or NaN in a sparse matrix; other columns than in ``fit``.
+            is infinite, NaN in a sparse matrix, or a masked integer; other columns than in ``fit``.
 
     Example:
         >>> import numpy as np

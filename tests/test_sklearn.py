@@ -582,6 +582,28 @@ def test_bad_data():
             DACLEncoder(**QUICK).fit(bad)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_masked_numbers_are_missing(dtype):
+    mask = np.random.default_rng(0).random(X.shape) < 0.1
+    masked = np.ma.masked_array(np.where(mask, 999, X).astype(dtype), mask)
+    missing = np.where(mask, np.nan, X).astype(dtype)
+    for method in ("fit", "partial_fit"):
+        found, expected = (getattr(DACLEncoder(**QUICK), method)(x) for x in (masked, missing))
+        assert found.columns_ == expected.columns_
+        found.partial_fit(masked)
+        expected.partial_fit(missing)
+        np.testing.assert_array_equal(found.transform(masked), expected.transform(missing))
+
+
+def test_masked_integers_are_refused():
+    plain = X.astype(int)
+    encoder = DACLEncoder(**QUICK).fit(np.ma.masked_array(plain))  # nothing is masked
+    masked = np.ma.masked_equal(plain, 3)
+    for method in (encoder.fit, encoder.partial_fit, encoder.transform):
+        with pytest.raises(ValueError, match=r"X must have no masked values: fill them.*got int64"):
+            method(masked)
+
+
 def test_categories_by_index_of_an_array():
     x = np.column_stack((X[:, 20], np.random.default_rng(0).integers(5, size=300)))
     encoder = DACLEncoder(**QUICK, categorical_features=[1]).fit(x)

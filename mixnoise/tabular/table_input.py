@@ -24,10 +24,13 @@ def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) ->
     """An array of numbers or a CSR matrix, as scikit-learn has it; a frame stays a frame.
 
     Raises:
-        ValueError: too few rows, no column, or other columns than the estimator was fitted with.
+        ValueError: too few rows, no column, or other columns than the estimator was fitted with;
+            integers are masked.
     """
     frame = as_frame(X)
     if frame is None:
+        if np.ma.isMaskedArray(X):
+            X = _unmasked(X)
         return validate_data(
             estimator,
             X,
@@ -47,6 +50,17 @@ def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) ->
     if len(X) < least_rows:
         raise ValueError(f"X must have at least {least_rows} rows, got {len(X)} sample(s)")
     return X
+
+
+def _unmasked(X: Any) -> Any:
+    """A masked array as a plain one: the values under the mask are not to be looked at."""
+    if X.dtype.kind == "f":
+        return X.filled(np.nan)
+    if np.ma.getmaskarray(X).any():
+        raise ValueError(
+            f"X must have no masked values: fill them, or make them floating-point, got {X.dtype}"
+        )
+    return X.data
 
 
 def _check_names(estimator: Any, names: Sequence[Any]) -> None:
