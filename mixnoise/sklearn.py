@@ -68,7 +68,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
       missing one, NaN or masked, is the median, and a column of its own says where they were.
     - Categories are embedded, and swapped for those of another row instead of mixed. A missing one
       is a category of its own; those that were seen once, were not among the 255 most frequent, or
-      were never seen share one code.
+      were never seen share one code. Numbers are refused where no category of ``fit`` was one.
     - Columns of text of which no value occurs twice (identifiers), or all are the same, are left
       out.
     - Sparse matrices are scaled by each column's largest magnitude, and stay sparse. None of their

@@ -372,11 +372,38 @@ def test_a_missing_number_alone_is_missing(missing):
         ([1.0, 2.0], MOMENTS, "held numbers in fit, and now holds dates"),
         (MOMENTS, ["a", "b"], "held dates in fit, and now holds text"),
         (["a", "b"], MOMENTS, "held text in fit, and now holds dates"),
+        (["a", "b"], [1.0, np.nan], "held text in fit, and now holds numbers"),
+        (["a", None], [0, 0], "held text in fit, and now holds numbers"),
+        (["yes", "no"], [True, False], "held text in fit, and now holds numbers"),
     ],
 )
 def test_columns_of_another_kind_than_in_fit(then, now, message):
     with pytest.raises(ValueError, match=f"column 'a' {message}"):
         transformed(pd.DataFrame({"a": then * 3}), pd.DataFrame({"a": now}))
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "codes"),
+    [
+        (["1", "2", "a"], [2, 1], [2, 1]),
+        (["1", "2", "a"], [7, 8], [0, 0]),  # new ones of the same kind
+        (["True", "False", "a"], [True, False], [2, 1]),
+        (["a", "b"], [np.nan, np.nan], [0, 0]),
+        (["a", "b", None], [np.nan, np.nan], [3, 3]),
+    ],
+)
+def test_numbers_that_may_be_categories_of_text(then, now, codes):
+    found = transformed(pd.DataFrame({"a": then * 3}), pd.DataFrame({"a": now}))
+    np.testing.assert_array_equal(found[:, 0], codes)
+
+
+def test_numbers_for_text_in_an_array():
+    columns = Columns.of(FrameTable(pd.DataFrame({"a": list("xyxy"), "n": range(4)})), RNG)
+    with pytest.raises(ValueError, match="column 'a' held text in fit, and now holds numbers"):
+        columns.transform(ArrayTable(np.ones((2, 2)), ["a", "n"]))
+    chosen = FrameTable(pd.DataFrame({"a": [3, 3, 7, 7]}), [0])
+    single = FrameTable(pd.DataFrame({"a": [8]}), [0])
+    assert Columns.of(chosen, RNG).transform(single)[:, 0] == 0
 
 
 def test_columns_that_are_empty_or_too_large():

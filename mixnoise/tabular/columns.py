@@ -67,6 +67,11 @@ class Category:
     values: list[str | None]  # None is a category of its own, if it was seen
     kind: str = "category"
 
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether some are codes in digits or truth values: a new number may be one, too."""
+        return any(map(_reads_as_number, self.values))
+
 
 @dataclass
 class Columns:
@@ -139,10 +144,13 @@ class Columns:
                     out[rows, flag] = missing
             flag += number.missing
         for i, category in enumerate(self.categories, self.n_numbers):
-            if table.kind(place[category.name]) == "date":
-                _check_kind(category.name, "category", "date")
-            code = {value: n for n, value in enumerate(category.values, 1)}
+            kind = table.kind(place[category.name])
             values = table.categories(place[category.name])
+            # A column whose values are all missing may be one of NaN.
+            new_numbers = kind == "number" and not category.holds_numbers and any(values)
+            if new_numbers or kind == "date":
+                _check_kind(category.name, "category", kind)
+            code = {value: n for n, value in enumerate(category.values, 1)}
             out[:, i] = [code.get(value, OTHER) for value in values]
         return out
 
@@ -215,6 +223,14 @@ class Columns:
             # By name, so that codes do not depend on who came first.
             kept.sort(key=lambda value: (value is None, value))
             self.categories.append(Category(name, kept))
+
+
+def _reads_as_number(value: str | None) -> bool:
+    try:
+        float(value or "")
+    except ValueError:
+        return value in ("True", "False")
+    return True
 
 
 def _check_kind(name: str, then: str, now: str) -> None:
