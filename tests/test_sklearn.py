@@ -636,6 +636,14 @@ def test_dates_and_times_are_categories_where_that_is_asked_for(tmp_path, make, 
         encoder.transform(make({"d": values * 10, **rest, "x": [dt.date(2020, 1, 1)] * 30}))
 
 
+def test_a_frame_that_has_yet_to_be_collected():
+    frame = pl.from_pandas(mixed_table())
+    encoder = DACLEncoder(**QUICK)
+    for method in (encoder.fit, encoder.fit(frame).transform, encoder.partial_fit):
+        with pytest.raises(TypeError, match=r"got a LazyFrame: collect\(\) it"):
+            method(frame.lazy())
+
+
 def test_times_that_are_not_said_to_be_categories():
     with pytest.raises(TypeError, match="got time; name it in categorical_features, or"):
         DACLEncoder(**QUICK).fit(pa.table({"t": [dt.time(1)] * 9}))

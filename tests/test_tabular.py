@@ -324,6 +324,15 @@ def test_numbers_are_the_nearest_float64_whatever_holds_them(make, values, kind)
     np.testing.assert_array_equal(table.numbers(0, slice(None)), expected)
 
 
+@pytest.mark.parametrize("name", ["Int128", "UInt128"])
+def test_integers_of_128_bits(name):
+    kind = getattr(pl, name, None)
+    if kind is None:
+        pytest.skip(f"this polars has no {name}")
+    table = FrameTable(pl.DataFrame({"a": [2**100, None, 3]}, schema={"a": kind}))
+    np.testing.assert_array_equal(table.numbers(0, slice(None)), [2.0**100, np.nan, 3])
+
+
 DAYS = [dt.date(1970, 1, 1), dt.date(2020, 2, 29)]
 MOMENTS = [dt.datetime(1970, 1, 1), dt.datetime(2020, 2, 29)]
 ZONE = dt.timezone(dt.timedelta(hours=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
@@ -26,7 +27,10 @@ def validated(estimator: BaseEstimator, X: Any, reset: bool, least_rows: int) ->
     Raises:
         ValueError: too few rows, no column, or other columns than the estimator was fitted with;
             integers are masked.
+        TypeError: X is a frame whose rows are not there yet.
     """
+    if nw.dependencies.is_polars_lazyframe(X):
+        raise TypeError("X must be a data frame with its rows, got a LazyFrame: collect() it")
     frame = as_frame(X)
     if frame is None:
         if np.ma.isMaskedArray(X):

@@ -65,8 +65,9 @@ class FrameTable:
             series = series.dt.timestamp("ms")
         elif dtype == nw.Duration:
             series = series.dt.total_milliseconds()
-        elif dtype == nw.Boolean:
-            series = series.cast(nw.Float64)  # numpy has no missing booleans
+        elif dtype in (nw.Boolean, nw.Int128, nw.UInt128):
+            # numpy has no missing booleans, and no integers of 128 bits
+            series = series.cast(nw.Float64)
         elif not dtype.is_numeric():  # Python's objects
             number = _milliseconds if kind == "date" else _number
             values = series.to_list()
