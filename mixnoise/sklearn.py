@@ -51,7 +51,7 @@ EXPECTED_FAILED_CHECKS: dict[str, str] = {}
 _NOT_SAVED = ("run_dir", "resume", "verbose", "random_state")  # of the parameters
 # What the model and the columns are made of: set_params changes it for the next fit alone.
 _FITTED = ("n_components", "n_layers", "noise", "alpha", "temperature", "categorical_features")
-_SCALE = "sparse_scale"  # among the tensors
+_SCALE, _TEMPERATURE = "sparse_scale", "loss.temperature"  # among the tensors
 # Held out for stopping early: a tenth, but no more than tell one epoch from the next.
 _VALIDATION_SHARE, _VALIDATION_ROWS = 0.1, 2048
 _LEAST_ROWS_TO_HOLD_OUT = 50
@@ -331,10 +331,12 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Write everything that ``transform`` needs, and the projector, into a safetensors file.
 
         Weights are tensors, the rest is JSON in its header. It is written beside and renamed. A
-        noise of another distribution must be installed where the file is loaded.
+        noise of another distribution must be installed where the file is loaded. A temperature that
+        is a tensor becomes a number.
 
         Raises:
-            ValueError: the noise is not one that a name can stand for.
+            ValueError: the noise is not one that a name can stand for; or a parameter, such as the
+                transform of "augment", has no form in JSON.
         """
         check_is_fitted(self, "model_")
         parameters = {**self.get_params(), **self._fitted}
@@ -352,6 +354,9 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 )
         if not isinstance(parameters["categorical_features"], str):
             parameters["categorical_features"] = list(parameters["categorical_features"])
+        tensors = self.model_.state_dict()
+        if _TEMPERATURE in tensors:
+            parameters["temperature"] = tensors.pop(_TEMPERATURE).item()
         content = {
             "parameters": _plain({k: v for k, v in parameters.items() if k not in _NOT_SAVED}),
             "columns": None if self.columns_ is None else self.columns_.as_dict(),
@@ -361,7 +366,6 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             "n_iter": self.n_iter_,
             "seed": self._seed,
         }
-        tensors = self.model_.state_dict()
         if self.columns_ is None:
             tensors[_SCALE] = torch.from_numpy(self._scale)
         encoder_file.write(Path(path), content, tensors)

@@ -703,6 +703,25 @@ def test_a_noise_that_no_name_stands_for_is_not_saved(tmp_path, noise):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_noise_that_json_has_no_form_for_is_not_saved(tmp_path, wrapped):
+    noise = get_noise("augment", transform=torch.nn.Dropout(0.1))
+    noise = get_noise("hidden", noise=noise) if wrapped else noise
+    encoder = DACLEncoder(noise=noise, **QUICK).fit(X)
+    with pytest.raises(ValueError, match=r"noise .*augment.* cannot be saved: Object of type Dro"):
+        encoder.save(tmp_path / "e")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [torch.as_tensor, torch.nn.Parameter])
+def test_a_temperature_that_is_a_tensor_is_saved_as_a_number(tmp_path, kind):
+    encoder = DACLEncoder(**QUICK, temperature=kind(torch.tensor(0.25))).fit(X)
+    loaded = saved(encoder, X, tmp_path / "e")
+    assert loaded.temperature == encoder.model_.loss.temperature.item()
+    assert type(loaded.temperature) is float
+    saved(loaded.partial_fit(X), X, tmp_path / "e")
+
+
 def test_a_noise_is_a_name_or_a_noise():
     with pytest.raises(TypeError, match="noise must be a name or a Noise, got int"):
         DACLEncoder(noise=3).fit(np.ones((4, 2)))

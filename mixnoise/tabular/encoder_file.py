@@ -17,14 +17,16 @@ def write(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> No
     """It is written beside its place and renamed.
 
     Raises:
-        ValueError: JSON has no form for something in content.
+        ValueError: JSON has no form for a parameter.
     """
     from safetensors.torch import save_file
 
-    try:
-        header = json.dumps(content)
-    except TypeError as error:
-        raise ValueError(f"this encoder cannot be saved: {error}") from error
+    for name, value in content["parameters"].items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise ValueError(f"{name} {value!r} cannot be saved: {error}") from error
+    header = json.dumps(content)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as part:
         save_file(contiguous, part, {"format": _FORMAT, "encoder": header})
