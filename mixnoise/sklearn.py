@@ -66,6 +66,7 @@ class DACLEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     - Numbers are scaled by median and quartiles and softly limited, so that no outlier matters. A
       missing one, NaN or masked, is the median, and a column of its own says where they were.
+      Dates of a column must have a time zone in all calls, or in none.
     - Categories are embedded, and swapped for those of another row instead of mixed. A missing one
       is a category of its own; those that were seen once, were not among the 255 most frequent, or
       were never seen share one code. Numbers are refused where no category of ``fit`` was one.

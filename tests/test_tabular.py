@@ -415,6 +415,42 @@ def test_numbers_for_text_in_an_array():
     assert Columns.of(chosen, RNG).transform(single)[:, 0] == 0
 
 
+NAIVE = pd.DataFrame({"a": MOMENTS * 2})
+ZONED = NAIVE.assign(a=NAIVE.a.dt.tz_localize("Europe/Berlin"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda frame: frame,
+        pl.from_pandas,
+        pa.Table.from_pandas,
+        partial(pd.DataFrame.astype, dtype=object),
+    ],
+    ids=["pandas", "polars", "pyarrow", "objects"],
+)
+def test_dates_with_a_time_zone_and_without_one(make):
+    naive, zoned = (Columns.of(FrameTable(make(frame)), RNG) for frame in (NAIVE, ZONED))
+    message = (
+        "column 'a' held dates {} a time zone in fit, and now holds dates {} a time zone: give"
+    )
+    with pytest.raises(ValueError, match=message.format("without", "with")):
+        naive.transform(FrameTable(make(ZONED)))
+    with pytest.raises(ValueError, match=message.format("with", "without")):
+        zoned.transform(FrameTable(make(NAIVE)))
+    naive.transform(FrameTable(pd.DataFrame({"a": DAYS})))
+    # Another zone is no other time, and missing ones have none.
+    there = ZONED.assign(a=ZONED.a.dt.tz_convert("Asia/Tokyo"))
+    found = zoned.transform(FrameTable(make(there)))
+    np.testing.assert_array_equal(found, zoned.transform(FrameTable(ZONED)))
+    missing = FrameTable(make(pd.DataFrame({"a": pd.Series([pd.NaT] * 2)})))
+    np.testing.assert_array_equal(zoned.transform(missing), [[0], [0]])
+    # Of files of before it is not known.
+    before = zoned.as_dict()
+    del before["numbers"][0]["zoned"]
+    Columns.from_dict(before).transform(FrameTable(make(NAIVE)))
+
+
 def test_columns_that_are_empty_or_too_large():
     frame = pd.DataFrame({"a": pd.Series([None] * 4, dtype=object), "b": range(4)})
     assert Columns.of(FrameTable(frame), RNG).dropped == {"a": "has no values"}

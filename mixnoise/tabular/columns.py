@@ -37,6 +37,9 @@ class Table(Protocol):
     def kind(self, column: int) -> str:
         """ "number", "date", "category", or "empty" where nothing tells."""
 
+    def zoned(self, column: int) -> bool | None:
+        """Whether dates have a time zone; None where there are no dates."""
+
     def numbers(self, column: int, rows: Any) -> Any:
         """Float64 values of some rows; NaN where one is missing."""
 
@@ -57,6 +60,7 @@ class Number:
     scale: float
     missing: bool
     kind: str = "number"
+    zoned: bool | None = None  # whether dates have a time zone; files of before do not say
 
 
 @dataclass
@@ -104,7 +108,7 @@ class Columns:
             if kind == "category":
                 found._add_category(name, table.categories(column))
             else:
-                found._add_number(name, kind, table.numbers(column, rows))
+                found._add_number(name, kind, table.zoned(column), table.numbers(column, rows))
         if not found.numbers and not found.categories:
             reasons = "; ".join(f"{name!r} {reason}" for name, reason in found.dropped.items())
             raise ValueError(f"no column has anything to learn from: {reasons}")
@@ -124,13 +128,15 @@ class Columns:
         """Float32 ``(rows, n_numbers + len(categories))``; memory for little more than that.
 
         Raises:
-            ValueError: a number is infinite, or a column is of another kind than in fit.
+            ValueError: a number is infinite, or a column is of another kind than in fit, or only
+                then or only now its dates have a time zone.
         """
         out = np.zeros((table.n_rows, self.n_numbers + len(self.categories)), np.float32)
         place = {name: column for column, name in enumerate(self.names)}
         flag = len(self.numbers)
         for i, number in enumerate(self.numbers):
             _check_kind(number.name, number.kind, table.kind(place[number.name]))
+            _check_zone(number.name, number.zoned, table.zoned(place[number.name]))
             for rows in _blocks(table.n_rows):
                 x = table.numbers(place[number.name], rows)
                 _check_finite(number.name, x)
@@ -192,7 +198,7 @@ class Columns:
             found.get("chosen", []),  # files of before have none
         )
 
-    def _add_number(self, name: str, kind: str, x: Any) -> None:
+    def _add_number(self, name: str, kind: str, zoned: bool | None, x: Any) -> None:
         _check_finite(name, x)
         missing = np.isnan(x)
         x = x[~missing]
@@ -208,7 +214,8 @@ class Columns:
                 f"column {name!r} holds numbers farther apart than float64 can tell, "
                 f"{np.finfo(np.float64).max:.2g}: divide the column by something"
             )
-        self.numbers.append(Number(name, float(center), float(scale), bool(missing.any()), kind))
+        gaps = bool(missing.any())
+        self.numbers.append(Number(name, float(center), float(scale), gaps, kind, zoned))
 
     def _add_category(self, name: str, values: list[str | None]) -> None:
         counts = Counter(values)
@@ -237,6 +244,16 @@ def _check_kind(name: str, then: str, now: str) -> None:
     words = {"number": "numbers", "date": "dates", "category": "text"}
     if now not in (then, "empty"):
         raise ValueError(f"column {name!r} held {words[then]} in fit, and now holds {words[now]}")
+
+
+def _check_zone(name: str, then: bool | None, now: bool | None) -> None:
+    """Dates without a zone would be taken for UTC, and shift by hours."""
+    if {then, now} == {True, False}:
+        words = {True: "with a time zone", False: "without a time zone"}
+        raise ValueError(
+            f"column {name!r} held dates {words[bool(then)]} in fit, and now holds dates "
+            f"{words[bool(now)]}: give them a zone in both, or in neither"
+        )
 
 
 def _blocks(n_rows: int) -> Iterator[slice]:

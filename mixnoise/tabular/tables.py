@@ -23,6 +23,9 @@ class ArrayTable:
     def kind(self, column: int) -> str:
         return "category" if column in self.categorical else "number"
 
+    def zoned(self, column: int) -> None:
+        return None
+
     def numbers(self, column: int, rows: Any) -> Any:
         return self.x[rows, column].astype(np.float64)
 
@@ -53,6 +56,16 @@ class FrameTable:
 
     def kind(self, column: int) -> str:
         return self.kinds[column]
+
+    def zoned(self, column: int) -> bool | None:
+        if self.kinds[column] != "date":
+            return None
+        series = self.frame[:, column]
+        if series.null_count() == len(series):
+            return None
+        if series.dtype in (nw.Date, nw.Datetime):
+            return getattr(series.dtype, "time_zone", None) is not None
+        return any(getattr(v, "tzinfo", None) is not None for v in series.to_list())
 
     def numbers(self, column: int, rows: Any) -> Any:
         series = self.frame[rows if isinstance(rows, slice) else rows.tolist(), column]
