@@ -185,6 +185,41 @@ def test_a_matrix_for_an_encoder_of_a_file_without_names(folder):
     np.testing.assert_allclose(of_text, of_matrix, atol=1e-6)
 
 
+def test_a_file_with_names_for_an_encoder_of_a_matrix(folder):
+    x = np.random.default_rng(0).normal(size=(100, 3))
+    np.save(folder / "m.npy", x)
+    run("pretrain", "m.npy", *QUICK)
+    frame = pl.DataFrame(x, ["a", "b", "c"]).with_columns(c=pl.when(pl.col("a") > 0).then("c"))
+    frame.write_csv(folder / "t.csv")
+    run("embed", "m.npy", "--run", "runs/m", "--output", "of-m.npy")
+    run("embed", "t.csv", "--run", "runs/m", "--output", "of-t.npy")
+    missing = np.isnan(pl.read_csv(folder / "t.csv")["c"].to_numpy())
+    of_matrix, of_text = np.load(folder / "of-m.npy"), np.load(folder / "of-t.npy")
+    np.testing.assert_allclose(of_text[~missing], of_matrix[~missing], atol=1e-6)
+    frame.with_columns(b=pl.lit("u"), d=1).write_csv(folder / "t.csv")
+    assert fails("embed", "t.csv", "--run", "runs/m") == (
+        "mixnoise: t.csv: the run was made of a matrix, 3 columns of numbers without names, and "
+        "this file has 4: a (number), b (category), c (number), d (number)\n"
+    )
+
+
+def test_values_of_another_kind_are_told_with_file_and_line(trained):
+    lines = trained.read_text().splitlines()
+    size = lines[0].split(",").index("size")
+    for row in (7, 4):
+        cells = lines[row].split(",")
+        lines[row] = ",".join([*cells[:size], f"about {row}", *cells[size + 1 :]])
+    trained.write_text("\n".join(lines))
+    said = fails("embed", "trees.csv", "--run", "runs/trees")
+    assert said == (
+        "mixnoise: trees.csv:5: column 'size': 'about 4' is not a number, as the run had there; "
+        "correct it or leave it empty\n"
+    )
+    pl.DataFrame({"id": "x", "size": [1.0, 2.0], "color": [3, 4]}).write_csv("new.csv")
+    said = fails("embed", "new.csv", "--run", "runs/trees")
+    assert said == "mixnoise: new.csv: column 'color' held text in the run, and now holds numbers\n"
+
+
 def test_options_that_leave_a_column_out_and_use_it(table, folder):
     for option in ("--label", "--leave"):
         said = fails("pretrain", "trees.csv", option, "color", "--categorical", "color")

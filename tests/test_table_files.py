@@ -198,6 +198,20 @@ def test_a_mistake_in_a_column_of_numbers(tmp_path):
     read_table(write(tmp_path / "v.csv", "a,b\nx,1\n7,2\ny,3\n")).check_numbers([])
 
 
+def test_columns_of_another_kind_than_in_the_run(tmp_path):
+    lines = ["size,flag,code,kind,none", "1,true,7,8,", "x,False,8,,", "2,true,9,9.5,"]
+    table = read_table(
+        write(tmp_path / "t.csv", "\n".join(lines)), ["flag", "code", "kind", "none"]
+    )
+    table.check_kinds(["flag", "code", "none"], ["size", "none"])
+    with pytest.raises(
+        ValueError, match=r"t\.csv:3: column 'size': 'x' is not a number, as the run"
+    ):
+        table.check_kinds(["size"], [])
+    with pytest.raises(ValueError, match=r"t\.csv: column 'kind' held text in the run, and now"):
+        table.check_kinds([], ["kind"])
+
+
 @pytest.mark.parametrize(
     ("name", "where"),
     [("t.csv", "5"), ("t.parquet", "row 3"), ("t.npy", "row 3"), ("t.npz", "row 3")],

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _MOSTLY = 0.9
 _COLUMNS_AT_A_TIME = 8
 _ROWS_AT_A_TIME = 4096
 _MARKED_NUMBER = r"^[-+]?[$€£]?(\d{1,3}(,\d{3})+(\.\d+)?|\d+([.,]\d+)?)[%$€£]?$"
+_NOT_FINITE = "is not finite; correct it, or make it a missing value"
 _INDEX = r"__index_level_\d+__"  # pandas's
 
 
@@ -119,10 +120,29 @@ class TableFile:
             else:
                 continue
             row = pc.index(wrong, True).as_py()
-            raise ValueError(
-                f"{self.path}:{self._where(row)}: column {name!r}: {column[row].as_py()!r} is not "
-                f"{rule}, or say --categorical {name}"
-            )
+            what = f"{column[row].as_py()!r} is not {rule}, or say --categorical {name}"
+            self._raise_at(row, name, what)
+
+    def check_kinds(self, numbers: Collection[str], texts: Collection[str]) -> None:
+        """Raise a ValueError where a column of text is of another kind than in the run.
+
+        At the first value that is no number in columns that held such, truth values among them; and
+        if all values are numbers in columns that held text.
+        """
+        import pyarrow.compute as pc
+
+        for name, column in self.columns.items():
+            if not self.is_text(name):
+                continue
+            pattern = f"^{NUMBER}$" if name in texts else f"(?i)^({NUMBER}|true|false)$"
+            row = pc.index(pc.match_substring_regex(column, pattern), False).as_py()
+            if name in numbers and row >= 0:
+                rule = "a number, as the run had there; correct it or leave it empty"
+                self._raise_at(row, name, f"{column[row].as_py()!r} is not {rule}")
+            if name in texts and row < 0 and column.null_count < len(column):
+                raise ValueError(
+                    f"{self.path}: column {name!r} held text in the run, and now holds numbers"
+                )
 
     def check_finite(self, names: Collection[str]) -> None:
         """Raise a ValueError at the first infinite value of some columns."""
@@ -133,19 +153,17 @@ class TableFile:
             if name in names and pa.types.is_floating(getattr(column, "type", pa.null())):
                 row = pc.index(pc.is_inf(column), True).as_py()
                 if row >= 0:
-                    self._raise_infinite(row, name, column[row])
+                    self._raise_at(row, name, f"{column[row]} {_NOT_FINITE}")
         matrix = np.empty((0, 0)) if self.matrix is None else self.matrix
         for start in range(0, len(matrix), _ROWS_AT_A_TIME):
             rows = matrix[start : start + _ROWS_AT_A_TIME]
             for row, column in np.argwhere(np.isinf(rows)):
                 if f"x{column}" in names:
-                    self._raise_infinite(start + row, f"x{column}", rows[row, column])
+                    what = f"{rows[row, column]} {_NOT_FINITE}"
+                    self._raise_at(start + row, f"x{column}", what)
 
-    def _raise_infinite(self, row: int, name: str, value: Any) -> None:
-        raise ValueError(
-            f"{self.path}:{self._where(row)}: column {name!r}: {value} is not finite; correct it, "
-            "or make it a missing value"
-        )
+    def _raise_at(self, row: int, name: str, what: str) -> NoReturn:
+        raise ValueError(f"{self.path}:{self._where(row)}: column {name!r}: {what}")
 
     def _where(self, row: int) -> str:
         """A row's line in a text file, where there are blank lines and cells of several lines."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ Leave = Annotated[
 ]
 RunOption = Annotated[Path, typer.Option("--run", help="A folder that `pretrain` made.")]
 _SHOWN = 40  # columns
-_NAMED = 5  # classes
+_NAMED = 5  # classes, or columns in a message
 _ROWS_PICTURED = 1000
 
 
@@ -226,8 +227,7 @@ def probe(
         )
     if (n_rows == 1).any():
         alone = classes[n_rows == 1]
-        named = f"{', '.join(alone[:_NAMED])}{', ...' if len(alone) > _NAMED else ''}"
-        typer.echo(f"classes of a single row are left out: {named}")
+        typer.echo(f"classes of a single row are left out: {_first(alone)}")
         known[known] = n_rows[code] > 1
     if not known.any():
         raise ValueError(f"--label: no row of {label!r} has a value")
@@ -326,12 +326,38 @@ def _inputs(table: TableFile, encoder: DACLEncoder, left_out: list[str]) -> Any:
     """The columns that the encoder was trained with, in their order."""
     import pyarrow as pa
 
-    table.check_finite([number.name for number in _columns(encoder).numbers])
+    columns = _columns(encoder)
+    table.check_finite([number.name for number in columns.numbers])
     names = getattr(encoder, "feature_names_in_", None)
     if names is None:
-        return table.without(_unused(table, encoder, left_out))
+        X = table.without(_unused(table, encoder, left_out))
+        return X if table.matrix is not None else _as_matrix(table.path, X, encoder.n_features_in_)
+    table.check_kinds(
+        [number.name for number in columns.numbers if number.kind == "number"],
+        [category.name for category in columns.categories if not category.holds_numbers],
+    )
     table.check_names("columns of the run", names)
     return pa.table({name: table.column(name) for name in names})
+
+
+def _as_matrix(path: Path, X: Any, n_columns: int) -> Any:
+    """An Arrow table for an encoder of a matrix, where the names of columns tell nothing."""
+    import numpy as np
+
+    from mixnoise.tabular.tables import FrameTable
+
+    frame = FrameTable(X)
+    if len(frame.names) != n_columns or not {*frame.kinds} <= {"number", "empty"}:
+        found = [f"{n} ({kind})" for n, kind in zip(frame.names, frame.kinds, strict=True)]
+        raise ValueError(
+            f"{path}: the run was made of a matrix, {n_columns} columns of numbers without names, "
+            f"and this file has {len(found)}: {_first(found)}"
+        )
+    return np.column_stack([frame.numbers(i, slice(None)) for i in range(n_columns)])
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
 
 
 def _show(columns: Columns | None, names: list[str]) -> None:
