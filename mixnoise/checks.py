@@ -57,3 +57,13 @@ def check_dense(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got a nested one; pad its rows")
     if x.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got one with layout {x.layout}")
+
+
+def check_alike(z1: Tensor, z2: Tensor) -> None:
+    """Of two views of a batch."""
+    for attribute in ("shape", "dtype", "device"):
+        first, second = getattr(z1, attribute), getattr(z2, attribute)
+        if first != second:
+            if attribute == "shape":
+                first, second = tuple(first), tuple(second)
+            raise ValueError(f"z1 and z2 must have the same {attribute}, got {first} and {second}")

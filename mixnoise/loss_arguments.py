@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixnoise.backends import BACKENDS
-from mixnoise.checks import check_choice, check_float, check_float_tensor
+from mixnoise.checks import check_alike, check_choice, check_float, check_float_tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 PRECISIONS = ("auto", "ieee", "bf16x6", "bf16x3")
@@ -27,12 +27,7 @@ def check_nt_xent(
     check_float_tensor("z2", z2)
     if z1.ndim != 2:
         raise ValueError(f"z1 must have shape (N, D), got {tuple(z1.shape)}")
-    for attribute in ("shape", "dtype", "device"):
-        first, second = getattr(z1, attribute), getattr(z2, attribute)
-        if first != second:
-            if attribute == "shape":
-                first, second = tuple(first), tuple(second)
-            raise ValueError(f"z1 and z2 must have the same {attribute}, got {first} and {second}")
+    check_alike(z1, z2)
     if z1.shape[0] == 0 or z1.shape[1] == 0:
         raise ValueError(
             f"z1 must have at least one row and one column, got an empty batch {tuple(z1.shape)}"

@@ -8,18 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixnoise.checks import check_float
+from mixnoise.checks import check_alike, check_dense, check_float
 
 _ROWS_PER_BLOCK = 1024
 
 
-def _check(name: str, z: Tensor, min_rows: int) -> Tensor:
+def _check(name: str, z: Tensor, min_rows: int) -> None:
+    if isinstance(z, Tensor):
+        check_dense(name, z)
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {_kind(z)}")
     if z.ndim != 2 or z.shape[0] < min_rows or z.shape[1] == 0:
         raise ValueError(
             f"{name} must have shape (N, D) with N >= {min_rows} and D >= 1, got {tuple(z.shape)}"
         )
+
+
+def _values(name: str, z: Tensor) -> Tensor:
+    if z.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
     return z.detach() if z.dtype == torch.float64 else z.detach().float()
 
 
@@ -44,9 +51,9 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
         The mean; NaN if there is NaN or inf in z1 or z2.
 
     Raises:
-        ValueError: z1 or z2 is not a matrix with at least one row and one column, or their shapes
-            differ.
-        TypeError: z1 or z2 is not a floating-point tensor.
+        ValueError: z1 or z2 is not a matrix with at least one row and one column, their shapes,
+            dtypes or devices differ, or they are on the device meta.
+        TypeError: z1 or z2 is not a dense floating-point tensor.
 
     Example:
         >>> import torch
@@ -56,11 +63,10 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
 
     Source: Wang and Isola, arXiv 2005.10242, with their exponent 2.
     """
-    z1, z2 = _check("z1", z1, 1), _check("z2", z2, 1)
-    if z1.shape != z2.shape:
-        raise ValueError(
-            f"z1 and z2 must have the same shape, got {tuple(z1.shape)} and {tuple(z2.shape)}"
-        )
+    _check("z1", z1, 1)
+    _check("z2", z2, 1)
+    check_alike(z1, z2)
+    z1, z2 = _values("z1", z1), _values("z2", z2)
     return (unit_rows(z1) - unit_rows(z2)).square().sum(1).mean().item()
 
 
@@ -78,8 +84,9 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
         The logarithm; NaN if there is NaN or inf in z.
 
     Raises:
-        ValueError: z is not a matrix with at least two rows and one column, or t is not > 0.
-        TypeError: z is not a floating-point tensor, or t not a number.
+        ValueError: z is not a matrix with at least two rows and one column, or on the device meta;
+            or t is not > 0.
+        TypeError: z is not a dense floating-point tensor, or t not a number.
 
     Example:
         >>> import torch
@@ -89,7 +96,8 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
 
     Source: Wang and Isola, arXiv 2005.10242.
     """
-    z = unit_rows(_check("z", z, 2))
+    _check("z", z, 2)
+    z = unit_rows(_values("z", z))
     if not check_float("t", t, "> 0") > 0:
         raise ValueError(f"t must be > 0, got {t}")
     n, square = z.shape[0], z.square().sum(1)
@@ -117,8 +125,8 @@ def rankme(z: Tensor) -> float:
         The effective rank; NaN if there is NaN or inf in z.
 
     Raises:
-        ValueError: z is not a matrix with at least one row and one column.
-        TypeError: z is not a floating-point tensor.
+        ValueError: z is not a matrix with at least one row and one column, or on the device meta.
+        TypeError: z is not a dense floating-point tensor.
 
     Example:
         >>> import torch
@@ -128,9 +136,11 @@ def rankme(z: Tensor) -> float:
 
     Source: Garrido et al., RankMe, arXiv 2210.02885, equation 1 with epsilon = 1e-7.
     """
-    z = _check("z", z, 1).double()
+    _check("z", z, 1)
+    z = _values("z", z).double()
     if not z.isfinite().all():
         return math.nan  # the singular values of such a matrix do not converge
-    singular = torch.linalg.svdvals(z)
+    # Their sum may overflow where no value does.
+    singular = torch.linalg.svdvals(z / z.abs().amax().clamp(min=torch.finfo(z.dtype).tiny))
     p = singular / singular.sum().clamp(min=torch.finfo(torch.float64).tiny) + 1e-7
     return torch.exp(-(p * p.log()).sum()).item()

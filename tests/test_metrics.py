@@ -204,6 +204,12 @@ def test_metrics_leave_their_input_and_its_gradient_alone():
     assert torch.equal(z, before)
 
 
+@pytest.mark.parametrize("scale", [1e308, 1e150, 1e-150, 1e-307])
+def test_rankme_neither_overflows_nor_underflows(scale):
+    z = (sphere(50, 4).double() / 10).clamp(-1, 1)
+    assert metrics.rankme(scale * z) == pytest.approx(metrics.rankme(z), rel=1e-12)
+
+
 def test_rankme_of_zeros_is_finite():
     assert metrics.rankme(torch.zeros(4, 3)) == pytest.approx(1, abs=1e-4)
 
@@ -213,6 +219,16 @@ def test_rankme_of_zeros_is_finite():
     [
         (lambda: metrics.alignment([1], torch.eye(2)), TypeError, "z1 must be a floating-point"),
         (lambda: metrics.alignment(torch.eye(2), torch.eye(3)), ValueError, "the same shape"),
+        (
+            lambda: metrics.alignment(torch.eye(2), torch.eye(2).double()),
+            ValueError,
+            "z1 and z2 must have the same dtype, got torch.float32 and torch.float64",
+        ),
+        (
+            lambda: metrics.alignment(torch.eye(2), torch.eye(2, device="meta")),
+            ValueError,
+            "z1 and z2 must have the same device, got cpu and meta",
+        ),
         (lambda: metrics.uniformity(torch.eye(2).long()), TypeError, "z must be .* torch.int64"),
         (lambda: metrics.uniformity(torch.ones(1, 2)), ValueError, r"N >= 2.*got \(1, 2\)"),
         (lambda: metrics.uniformity(torch.eye(2), t=0), ValueError, "t must be > 0, got 0"),
@@ -223,3 +239,15 @@ def test_rankme_of_zeros_is_finite():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "metric", [lambda z: metrics.alignment(z, z), metrics.uniformity, metrics.rankme]
+)
+def test_tensors_without_dense_values(metric):
+    with pytest.raises(TypeError, match=r"z1? must be a dense tensor, got .* torch\.sparse_coo"):
+        metric(torch.eye(2).to_sparse())
+    with pytest.raises(TypeError, match=r"z1? must be a dense tensor, got a nested one"):
+        metric(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))
+    with pytest.raises(ValueError, match=r"z1? must have values, got a tensor on the device meta"):
+        metric(torch.eye(2, device="meta"))
