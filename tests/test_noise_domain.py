@@ -51,6 +51,13 @@ def test_the_whole_range_of_numbers(mix, dtype):
             assert got == pytest.approx(2**log, rel=info.eps * (2 + abs(math.log2(tiny))))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_a_range_just_below_the_largest_number(mix, dtype):
+    largest = (1 - 1e-5) * torch.finfo(dtype).max
+    for a, low in ((largest, 0.0), (largest / 2, -largest / 2)):
+        assert pair(mix, a, a, 0.7, low=low, dtype=dtype) == pytest.approx(a, rel=1e-3)
+
+
 # low = "auto"
 
 

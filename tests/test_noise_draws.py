@@ -110,6 +110,17 @@ def test_a_draw_outlives_changes_to_the_tensor_its_seed_came_from():
     assert draw.seed.item() == 3
 
 
+@pytest.mark.parametrize("name", ["geometric", "dacl+"])
+def test_noise_and_draws_outlive_changes_to_each_others_low(name):
+    low = torch.full((20,), -9.0)
+    noise = get_noise(name, low=low)
+    first, second = noise.sample(data()), noise.sample(data())
+    low.zero_()
+    first.low.add_(1)
+    for kept in (second.low, noise.low, noise.sample(data()).low):
+        assert (kept == -9).all()
+
+
 # The draw itself.
 
 

@@ -35,7 +35,8 @@ class GeometricLow(Mixup):
         elif not math.isfinite(check_float("low", low, "'auto', a finite number or a tensor")):
             raise ValueError(f"low must be 'auto', a finite number or a tensor, got {low}")
         if isinstance(low, Tensor):
-            self.register_buffer("low", low.detach(), persistent=False)
+            # A copy, here and in each draw: working on one in place must not change the others.
+            self.register_buffer("low", low.detach().clone(), persistent=False)
         else:
             self.low = low
 
@@ -75,7 +76,7 @@ class GeometricLow(Mixup):
             if self.low == 0:
                 return None
             return torch.full((), float(self.low), dtype=x.dtype, device=x.device)
-        low = self.low.to(x)
+        low = self.low.to(x, copy=True)
         try:
             low.expand(x.shape[1:])
         except RuntimeError:
@@ -116,9 +117,11 @@ class Geometric(GeometricLow):
     """x+ = (x - low)^c (x_j - low)^(1-c) + low, with one coefficient per row and view.
 
     With low = 0 and non-negative data this is the paper's formula. 0^c y^(1-c) is 0, and the
-    gradient at x = low is defined as 0. Computed as a power of two of mixed logarithms: the
-    relative error is up to about 11 ulp and grows with the logarithm's magnitude.
-    Columns whose range exceeds the dtype's largest number overflow.
+    gradient at x = low is defined as 0, but for c = 1, which leaves rows as they are: there it
+    is 1. Computed as a power of two of mixed logarithms: the relative error is up to about 11 ulp
+    and grows with the logarithm's magnitude. So columns overflow whose range comes within 1e-5 of
+    the largest number, or exceeds it: that of float32, in which half types are computed, or of
+    float64.
 
     Args:
         alpha: lower end of c ~ U(alpha, 1), in [0, 1]; 1 changes nothing.
