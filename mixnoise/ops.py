@@ -39,8 +39,9 @@ def nt_xent(
             yet normalised. N = 1 gives 0.
         z2: projections of the second view, same shape, dtype and device.
         temperature: a number > 0, or a 0-d tensor on the same device, which may need a gradient.
-            A tensor is never read on the host: if it is not > 0 the loss is NaN. Below about 1e-9
-            gradients of float32 rows overflow.
+            A tensor is never read on the host: if it is not > 0 the loss is NaN. Of float32 rows,
+            gradients may be NaN below about 1e-9, the loss may be inf below about 1e-35, and from
+            1e-39 down it is NaN.
         reduction: "mean" over the 2N rows, "sum", or "none".
         precision: of the products of float32 rows. "auto" follows
             ``torch.get_float32_matmul_precision()``: "highest" is "bf16x6" in Triton, as exact as

@@ -250,6 +250,14 @@ def test_any_real_number_is_a_temperature(nt_xent: Callable) -> None:
     assert nt_xent(z1, z2, 1) == nt_xent(z1, z2, 1.0)
 
 
+def test_how_small_a_temperature_may_be(nt_xent: Callable) -> None:
+    z1, z2 = make_views(8, 4)
+    assert nt_xent(z1, z2, 1e-35).isfinite()
+    assert nt_xent(z1, z2, torch.tensor(1e-39)).isnan()
+    nt_xent(z1, z1.detach(), 1e-9).backward()
+    assert z1.grad.isfinite().all()
+
+
 @BACKENDS_AND_DTYPES
 def test_dtypes_of_the_results(nt_xent: Callable, dtype: torch.dtype) -> None:
     z1, z2 = make_views(3, 2, dtype)
