@@ -67,7 +67,9 @@ class Plugin:
         """Import it: a subclass of Noise, or a function that returns one."""
         try:
             factory: Callable[..., Any] = self.entry_point.load()
-        except (Exception, SystemExit) as error:  # an import can raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an import can raise anything, such as pytest.skip's
             raise NoisePluginError(
                 f"{self} cannot be imported from {self.entry_point.value!r}: "
                 f"{type(error).__name__}: {error}"

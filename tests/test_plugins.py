@@ -328,6 +328,23 @@ def test_one_registered_in_the_process_comes_first(environment, wheels):
     assert list_noises() == sorted([*BUILT_IN, "half", "plug-good/shift", "shift"])
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import pytest; pytest.skip('not here', allow_module_level=True)", "Skipped: not here"),
+        ("class Panic(BaseException): pass\nraise Panic('at line 3')", "Panic: at line 3"),
+    ],
+)
+def test_modules_that_raise_what_is_no_exception(site, code, said):
+    distribution(site, "plug-stops", f"[{GROUP}]\nstops = plug_stops:Shift\n")
+    (site / "plug_stops.py").write_text(code)
+    with pytest.raises(NoisePluginError, match=f"cannot be imported from .*: {said}"):
+        get_noise("stops")
+    (site / "plug_stops.py").write_text("raise KeyboardInterrupt  # by the user")
+    with pytest.raises(KeyboardInterrupt):
+        get_noise("stops")
+
+
 # Ways to be installed.
 
 
