@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 API_VERSION = 1
 GROUP = "mixnoise.noises"
 _SEPARATORS = re.compile("[-_.]+")
+_NAME = re.compile(rb"^Name:\s*([\w.-]+)", re.IGNORECASE | re.MULTILINE)
+#: What follows the name in that of a folder.
+_VERSION = re.compile(r"-\d|\.(?:dist|egg)-info$")
 
 
 class NoisePluginError(RuntimeError):
@@ -161,19 +164,31 @@ def _distributions_with_noises() -> Iterator[tuple[str, Distribution]]:
             continue
         for entry in entries:
             if entry.endswith((".dist-info", ".egg-info")):
-                name = canonical(entry.rpartition(".")[0].partition("-")[0])
                 path = os.path.join(folder, entry)
-                if name not in seen and _mentions_noises(path):
+                named = _name_with_noises(path)
+                # Of most the folder's name has to do: reading the metadata of all would take long.
+                name = canonical(named or _VERSION.split(entry, 1)[0])
+                if named is not None and name not in seen:
                     yield name, metadata.Distribution.at(path)
                 seen.add(name)
 
 
-def _mentions_noises(path: str) -> bool:
+def _name_with_noises(path: str) -> str | None:
+    """The name of a distribution that mentions noises, empty if its metadata have none."""
+    if GROUP.encode() not in (_read(os.path.join(path, "entry_points.txt")) or b""):
+        return None
+    for file in ("METADATA", "PKG-INFO"):
+        text = _read(os.path.join(path, file))
+        if text is not None:
+            name = _NAME.search(text)
+            return name[1].decode() if name else ""
+    return None  # an interrupted uninstall may leave the one without the other
+
+
+def _read(path: str) -> bytes | None:
     try:
-        file = os.open(os.path.join(path, "entry_points.txt"), os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY)
     except OSError:
-        return False
+        return None
     with open(file, "rb", buffering=0) as opened:
-        found = GROUP.encode() in opened.read()
-    # An interrupted uninstall may leave the one without the other.
-    return found and any(os.path.exists(os.path.join(path, f)) for f in ("METADATA", "PKG-INFO"))
+        return opened.read()

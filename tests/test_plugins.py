@@ -500,6 +500,30 @@ def test_the_first_on_the_path_hides_others_of_its_name(site, tmp_path, monkeypa
     assert [plugin.name for plugin in find_plugins()] == ["new"]
 
 
+def test_folders_that_are_not_named_by_the_rules(site):
+    """Whose names end at the first dash; the metadata have it right."""
+    for name in ("my-dash-plain", "my-dash-noise", "my-dash-other"):
+        noises = "" if name == "my-dash-plain" else f"[{GROUP}]\n{name[8:]} = module:Noise\n"
+        distribution(site, name, noises).rename(site / f"{name}-3.0.dist-info")
+    distribution(site, "my", f"[{GROUP}]\nmine = module:Noise\n")
+    assert [plugin.full_name for plugin in find_plugins()] == [
+        "my/mine",
+        "my-dash-noise/noise",
+        "my-dash-other/other",
+    ]
+
+
+def test_one_without_noises_hides_one_with_some(site, tmp_path, monkeypatch):
+    further = tmp_path / "further"
+    further.mkdir()
+    for name in ("one", "my-two"):
+        distribution(site, name)
+        distribution(further, name, f"[{GROUP}]\nold = module:Noise\n")
+    (site / "my_two-1.0.dist-info").rename(site / "my-two-1.0.dist-info")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(further)])
+    assert find_plugins() == []
+
+
 def test_descriptions(site):
     distribution(site, "one", f"[{GROUP}]\nnew = module:Noise\n", "Summary: What it is about\n")
     distribution(site, "two", f"[{GROUP}]\nnewer = module:Noise\n")
