@@ -141,6 +141,32 @@ def test_config_holds_every_constructor_argument(noise):
             assert parameter.name in noise.config()
 
 
+def test_arguments_without_names_need_a_config(monkeypatch):
+    """What is kept of them in an attribute would rebuild another noise."""
+
+    class Powers(Noise):
+        def __init__(self, *args):
+            super().__init__()
+            self.args = args
+
+    class PassesOn(type(get_noise("linear"))):
+        def __init__(self, **kwargs: float):
+            super().__init__(**kwargs)
+            self.kwargs = kwargs
+
+    class SaysHow(PassesOn):
+        def config(self):
+            return {"name": self.name, "alpha": self.alpha}
+
+    with pytest.raises(AttributeError, match=r"Powers must name .* \*args, or define config\(\)"):
+        Powers(1, 2).config()
+    with pytest.raises(AttributeError, match=r"PassesOn must name .* \*\*kwargs, or define"):
+        PassesOn(alpha=0.5).config()
+    monkeypatch.setattr(registry, "_registered", {})
+    noise = register_noise("says-how")(SaysHow)(alpha=0.5)
+    assert get_noise(**noise.config()).alpha == 0.5
+
+
 @pytest.mark.parametrize("outer", [{}, {"noise": "dacl+"}])
 def test_config_with_a_tensor(outer):
     low = torch.full((21,), -20.0)

@@ -25,14 +25,17 @@ class Noise(nn.Module):
     A subclass writes those two and nothing more. ``sample(x, *, views, generator, seed)`` holds
     all randomness and may return anything; ``apply(x, draw)`` is a pure function of its arguments
     that returns ``(views, N, *features)``. Constructor arguments are kept in attributes of the
-    same names, as in scikit-learn, so that ``config`` works.
+    same names, as in scikit-learn, so that ``config`` works. A constructor that takes ``*args`` or
+    ``**kwargs``, if only to pass them on to its base, needs a ``config`` of its own that does not
+    call this one.
 
     Noises do not look at train or eval mode, nor at the rank: two processes with the same seed
     make the same views.
 
     Raises:
         NotImplementedError: from ``sample`` or ``apply``, where a subclass has none.
-        AttributeError: from ``config``, if an argument is not kept in an attribute of its name.
+        AttributeError: from ``config``, if an argument is not kept in an attribute of its name, or
+            the constructor takes ``*args`` or ``**kwargs``.
 
     Example:
         >>> import torch
@@ -156,14 +159,20 @@ class Noise(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """What rebuilds this noise: ``get_noise(**noise.config())``."""
-        parameters = list(inspect.signature(type(self).__init__).parameters)[1:]
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         for p in parameters:
-            if not hasattr(self, p):
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                # Kept in one attribute, they would come back as a single argument of its name.
                 raise AttributeError(
-                    f"{type(self).__name__} must keep its argument {p!r} in an attribute of that "
-                    "name, or define config()"
+                    f"{type(self).__name__} must name its arguments instead of taking "
+                    f"{p.replace(annotation=p.empty)}, or define config()"
                 )
-        return {"name": self.name, **{p: getattr(self, p) for p in parameters}}
+            if not hasattr(self, p.name):
+                raise AttributeError(
+                    f"{type(self).__name__} must keep its argument {p.name!r} in an attribute of "
+                    "that name, or define config()"
+                )
+        return {"name": self.name, **{p.name: getattr(self, p.name) for p in parameters}}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self.config().items())
