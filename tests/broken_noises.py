@@ -310,6 +310,7 @@ class ChangesXInSample(Jitter):
         return draw
 
 
+@breaks("input_untouched")
 @breaks("input_untouched", scale=0.0)
 class SharesMemory(Jitter):
     def apply(self, x, draw):
@@ -419,6 +420,14 @@ class SeedsOfNumpy(Jitter):
 
 
 @breaks("seed")
+class RefusesNegativeSeeds(Jitter):
+    def sample(self, x, *, views=1, generator=None, seed=None):
+        if seed is not None:
+            seed = int(np.random.default_rng(int(seed)).integers(2**63))
+        return super().sample(x, views=views, generator=generator, seed=seed)
+
+
+@breaks("seed")
 class AddsTheGlobalSeed(Jitter):
     def sample(self, x, *, views=1, generator=None, seed=None):
         if seed is not None:
@@ -430,6 +439,27 @@ class AddsTheGlobalSeed(Jitter):
 class RoundsSeeds(Jitter):
     def sample(self, x, *, views=1, generator=None, seed=None):
         seed = None if seed is None else int(seed) // 1000
+        return super().sample(x, views=views, generator=generator, seed=seed)
+
+
+@breaks("different_seeds")
+class TakesFewBitsOfSeeds(Jitter):
+    def sample(self, x, *, views=1, generator=None, seed=None):
+        seed = None if seed is None else int(seed) % 8
+        return super().sample(x, views=views, generator=generator, seed=seed)
+
+
+@breaks("different_seeds")
+class TakesFewDigitsOfSeeds(Jitter):
+    def sample(self, x, *, views=1, generator=None, seed=None):
+        seed = None if seed is None else int(seed) % 1000
+        return super().sample(x, views=views, generator=generator, seed=seed)
+
+
+@breaks("different_seeds")
+class TakesNoSignOfSeeds(Jitter):
+    def sample(self, x, *, views=1, generator=None, seed=None):
+        seed = None if seed is None else abs(int(seed))
         return super().sample(x, views=views, generator=generator, seed=seed)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
+from mixnoise.noises.base import Noise
 from mixnoise.testing.compare import describe_error, difference, equal, within
 from mixnoise.testing.data import N_ROWS, copy_of
 from mixnoise.testing.report import CheckFailed, CheckSkipped
@@ -14,19 +17,33 @@ from mixnoise.testing.subject import Subject, as_tensor
 
 def input_untouched(subject: Subject) -> None:
     """Neither sample nor apply changes x, and the views share no memory with it, so that working
-    on them in place does not change it either."""
-    x = subject.batch()
-    kept = x.clone()
+    on them in place does not change it either; nor with the arguments that identity declares."""
+    cases = [("", subject.noise)]
+    if subject.noise.identity is not None:
+        with suppress(Exception):  # "identity" reports it
+            case = f" with {dict(subject.noise.identity)}"
+            cases.append((case, _with_identity(subject.noise)))
+    for case, noise in cases:
+        x = subject.batch()
+        kept = x.clone()
+        pin(0)
+        draw = noise.sample(x, views=2)
+        if not equal(x, kept):
+            raise CheckFailed(f"sample must not change x{case}: {difference(x, kept)}")
+        pin(0)
+        views = as_tensor(noise.apply(x, draw))
+        if not equal(x, kept):
+            raise CheckFailed(f"apply must not change x{case}: {difference(x, kept)}")
+        if views.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+            raise CheckFailed(
+                f"the views must not share x's memory{case}; return a copy, such as x.clone()"
+            )
+
+
+def _with_identity(noise: Noise) -> Noise:
+    kept = {name: value for name, value in noise.config().items() if name != "name"}
     pin(0)
-    draw = subject.noise.sample(x, views=2)
-    if not equal(x, kept):
-        raise CheckFailed(f"sample must not change x: {difference(x, kept)}")
-    pin(0)
-    views = as_tensor(subject.noise.apply(x, draw))
-    if not equal(x, kept):
-        raise CheckFailed(f"apply must not change x: {difference(x, kept)}")
-    if views.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
-        raise CheckFailed("the views must not share x's memory; return a copy, such as x.clone()")
+    return type(noise)(**{**kept, **(noise.identity or {})})
 
 
 def stateless(subject: Subject) -> None:
@@ -68,9 +85,7 @@ def identity(subject: Subject) -> None:
     declared = subject.noise.identity
     if declared is None:
         raise CheckSkipped("the noise declares no arguments with which it changes nothing")
-    kept = {name: value for name, value in subject.noise.config().items() if name != "name"}
-    pin(0)
-    subject.noise = type(subject.noise)(**{**kept, **declared})
+    subject.noise = _with_identity(subject.noise)
     for dtype in (None, torch.float64, torch.float16, torch.bfloat16):
         x = subject.batch(dtype=dtype)
         if dtype is not None and subject.refusal(x) is not None:

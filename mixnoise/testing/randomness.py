@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from mixnoise.testing.subject import Subject, as_tensor
 
 #: Largest correlation of two views' changes that passes for chance.
 MAX_CORRELATION = 0.5
+#: Multiples have the same last digits, binary or decimal. Of their lowest 32 bits, which are all
+#: that PyTorch's generator on a CPU takes of a seed, the upper three differ.
+_FAR = 10**12 * 2**17
 
 
 def same_draw_same_views(subject: Subject) -> None:
@@ -33,10 +36,10 @@ def same_draw_same_views(subject: Subject) -> None:
 
 
 def seed(subject: Subject) -> None:
-    """The same seed, an integer in [0, 2^63) or a 0-d int64 tensor, gives the same views whatever
-    the global generators' states, and moves none of them."""
+    """The same seed, an integer in [-2^63, 2^63) or a 0-d int64 tensor, gives the same views
+    whatever the global generators' states, and moves none of them."""
     x = subject.batch()
-    for number in (0, 7, 2**63 - 1):
+    for number in (0, -7, 2**63 - 1):
         first = subject.views(x, pin_=1, seed=number)
         for value in (number, torch.tensor(number, device="cpu")):
             pin(2)
@@ -52,11 +55,25 @@ def seed(subject: Subject) -> None:
 
 
 def different_seeds(subject: Subject) -> None:
-    """Different seeds give different views."""
+    """Different seeds give different views, also where they only differ far from their last digits
+    or in their sign."""
     _skip_identity(subject)
     x = subject.batch()
-    views = [subject.views(x, pin_=number, seed=number) for number in range(8)]
-    _expect_some_change(views, "seeds 0 to 7")
+
+    def views_of(seeds: Sequence[int]) -> list[Tensor]:
+        # A pin each: a noise that draws from the global generators instead fails "seed" alone.
+        return [subject.views(x, pin_=i, seed=number) for i, number in enumerate(seeds)]
+
+    _expect_some_change(views_of(range(8)), "seeds 0 to 7")
+    try:
+        multiples = views_of(range(0, 8 * _FAR, _FAR))
+        positive_and_negative = views_of([number for s in range(1, 9) for number in (s, -s)])
+    except Exception:  # "seed" reports it
+        return
+    _expect_some_change(multiples, "multiples of 10^12 2^17")
+    pairs = zip(positive_and_negative[::2], positive_and_negative[1::2], strict=True)
+    if all(equal(*pair) for pair in pairs):
+        raise CheckFailed("seeds s and -s must not all give the same views, but they did")
 
 
 def generator(subject: Subject) -> None:
