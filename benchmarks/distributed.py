@@ -9,7 +9,7 @@ the other side has left nothing.
 # Time, 3.5x (3 to 5). A process has 2^27 pairs of rows; either side does 6 D FLOP for each, 1.3 s
 # at some 80 GFLOP/s of one core. Ours adds two exponentials a pair within the caches, 0.3 s. The
 # other one adds about ten passes over a matrix of 512 MiB, which is mapped afresh each time, 4 s:
-# in one process of twice the pairs and threads it takes 6.0 s (speed-cpu.json), ours 0.95 s with
+# in one process of twice the pairs and threads it took 6.0 s, ours 0.95 s with
 # two thirds of the FLOP. What is sent, 8 MiB and 4 MiB, is nothing beside that.
 # Peak memory, 1,700 MiB against 45 MiB: 3.3 matrices, as in one process, and gathered rows twice.
 
