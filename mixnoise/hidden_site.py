@@ -48,9 +48,9 @@ class HiddenSite:
         except Exception as error:
             if self.n_calls:
                 error.add_note(
-                    f"Behind the submodule {self.noise.at!r}, whose output is mixed, there are two "
-                    f"rows for each of {self.n_rows}: what the encoder brings past it (masks, "
-                    "indices of graphs, residual branches) has too few for that."
+                    f"If sizes do not match: behind the submodule {self.noise.at!r}, whose output "
+                    f"is mixed, there are two rows for each of {self.n_rows}, and what the encoder "
+                    "brings past it (masks, indices of graphs, residual branches) has one."
                 )
             raise
         finally:

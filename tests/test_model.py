@@ -350,7 +350,7 @@ def test_what_goes_past_the_mixed_layer_is_named():
     dacl = DACL(Residual(), nn.Linear(10, 4), get_noise("hidden", at="inner"))
     with pytest.raises(RuntimeError) as caught:
         dacl(X)
-    assert "Behind the submodule 'inner', whose output is mixed, there are two" in str(
+    assert "behind the submodule 'inner', whose output is mixed, there are two" in str(
         caught.value.__notes__
     )
 

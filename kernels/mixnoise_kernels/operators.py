@@ -171,10 +171,10 @@ def _mix_setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _mix_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    kind = ctx.saved_tensors[4]
+    x, seed, partner, coef, kind, low = ctx.saved_tensors
     if ctx.function == "gaussian" and kind is None:
         return grad.sum(0), None, None, None, None, None, None
-    dx = mix_backward(grad, *ctx.saved_tensors, ctx.function)
+    dx = mix_backward(grad, x, seed, partner, coef, kind, low, ctx.function)
     return dx, None, None, None, None, None, None
 
 
