@@ -60,7 +60,7 @@ def check_dense(name: str, x: Tensor) -> None:
 
 
 def check_alike(z1: Tensor, z2: Tensor) -> None:
-    """Of two views of a batch."""
+    """Raises unless two views of a batch have one shape, dtype and device."""
     for attribute in ("shape", "dtype", "device"):
         first, second = getattr(z1, attribute), getattr(z2, attribute)
         if first != second:

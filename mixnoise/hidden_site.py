@@ -45,7 +45,7 @@ class HiddenSite:
         self.active, self.n_calls, self.generator, self.draw = True, 0, generator, draw
         try:
             h: Tensor = encoder(*inputs, **kwargs)
-        except Exception as error:
+        except Exception as error:  # PyTorch's, which knows nothing of views, or the encoder's own
             if self.n_calls:
                 error.add_note(
                     f"If sizes do not match: behind the submodule {self.noise.at!r}, whose output "

@@ -205,6 +205,11 @@ def raise_error():
     raise ArithmeticError("of the model's own")
 
 
+def raise_in_evaluation(module, args):
+    if not module.training:
+        raise_error()
+
+
 def faulty(folder, fault):
     """One of two processes; something is wrong with the second one."""
     second = os.environ["RANK"] == "1"
@@ -214,8 +219,7 @@ def faulty(folder, fault):
     elif fault == "model" and second:
         fail_at(model, 3, raise_error)
     elif fault == "evaluation":
-        hook = lambda module, args: None if module.training else raise_error()  # noqa: E731
-        model.encoder.register_forward_pre_hook(hook)
+        model.encoder.register_forward_pre_hook(raise_in_evaluation)
     elif fault == "row":
         data = Unreadable() if second else Noisy()
     elif fault == "stream":

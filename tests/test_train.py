@@ -1,5 +1,6 @@
 """The trainer."""
 
+import copy
 import csv
 import json
 import random
@@ -602,7 +603,7 @@ class OwnShares(IterableDataset):
 
 
 @pytest.mark.filterwarnings("error:the data said")
-def test_workers_that_each_end_with_a_batch_of_their_own(tmp_path):
+def test_workers_that_each_end_with_a_batch_of_their_own():
     """Four batches of 49 rows, two of each worker, where all in one row would be three."""
     run = pretrain(small_model(), OwnShares(), epochs=3, batch_size=18, num_workers=2)
     assert [row["step"] for row in run.history] == [4, 8, 12]
@@ -615,11 +616,10 @@ def test_frozen_parts_stay_in_evaluation_mode():
     rest = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32))
     model = DACL(nn.Sequential(frozen, rest), nn.Linear(32, 16), get_noise("linear"))
     rest.eval()  # as before features were taken, and no reason not to train it
-    before, mean = frozen.state_dict().copy(), frozen[1].running_mean.clone()
+    before = copy.deepcopy(frozen.state_dict())
     pretrain(model, X + 5, epochs=2, batch_size=64, progress=False)
     assert not any(part.training for part in frozen.modules())
     assert all(part.training for part in rest.modules())
-    assert torch.equal(frozen[1].running_mean, mean)
     assert all(torch.equal(before[name], value) for name, value in frozen.state_dict().items())
     assert rest[1].running_mean.abs().sum() > 0
 
@@ -647,7 +647,7 @@ def test_a_run_that_comes_to_nothing_leaves_no_events(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_lazy_parameters_are_refused_until_they_are_made(tmp_path):
+def test_lazy_parameters_are_refused_until_they_are_made():
     encoder = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(8))
     model = DACL(encoder, nn.Linear(8, 4), get_noise("linear"))
     with pytest.raises(ValueError, match="model must have no lazy parameters"):

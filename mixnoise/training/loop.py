@@ -395,5 +395,7 @@ class Loop:
 
 def _is_frozen(module: nn.Module) -> bool:
     """Whether it is in evaluation mode and has parameters, none of which asks for a gradient."""
-    parameters = list(module.parameters())
-    return bool(parameters) and not module.training and not any(p.requires_grad for p in parameters)
+    if module.training:
+        return False
+    asks = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(asks) and not any(asks)
